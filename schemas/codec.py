@@ -1,0 +1,196 @@
+"""Avro on Kafka: the Confluent wire format, schemas as text, and the primitives that the hand-written encoders use.
+
+Wire format: one byte 0, the schema id as four bytes big-endian, then the Avro binary encoding. Schema resolution is
+fastavro's. This file does not fetch schemas (`connectors/registry.py`) and knows no record of ours by name.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import struct
+from importlib import resources
+from typing import Any, cast
+
+import fastavro
+import orjson
+from fastavro.schema import SchemaParseException
+
+from schemas.errors import UndecodableError
+
+MAGIC = b"\x00"
+_HEADER = struct.Struct(">bI")
+HEADER_BYTES = _HEADER.size
+
+Schema = dict[str, Any]
+
+
+# --- the wire format -------------------------------------------------------------------------------------------------
+
+
+def wire_header(schema_id: int) -> bytes:
+    """The five bytes before the Avro payload."""
+    return _HEADER.pack(0, schema_id)
+
+
+def wire_schema_id(value: bytes | None) -> int:
+    """The schema id of a framed value. UndecodableError: `no_value`, `truncated` or `wrong_magic`."""
+    if value is None:
+        raise UndecodableError("no_value", "the record has no value")
+    if len(value) < HEADER_BYTES:
+        raise UndecodableError("truncated", f"{len(value)} bytes are too few for the wire format's header of {HEADER_BYTES}")
+    magic, schema_id = _HEADER.unpack_from(value)
+    if magic != 0:
+        raise UndecodableError("wrong_magic", f"the first byte is {value[0]:#04x}, not 0x00: not in Confluent's wire format")
+    return cast(int, schema_id)
+
+
+# --- schemas ---------------------------------------------------------------------------------------------------------
+
+
+def own_schema(name: str) -> str:
+    """The text of one of our schemas by its file's stem, as `delivery.v1`."""
+    return resources.files("schemas").joinpath("avro", f"{name}.avsc").read_text("utf-8")
+
+
+def canonical(schema: str) -> bytes:
+    """The text of a schema without documentation and white space, keys sorted: equal for equal meaning to us.
+
+    Avro's own Parsing Canonical Form also drops defaults, aliases and logical types, which change what a reader sees; two
+    schemas that differ in those must not share an id. ValueError when the text is not JSON.
+    """
+    return orjson.dumps(_without_doc(orjson.loads(schema)), option=orjson.OPT_SORT_KEYS)
+
+
+def _without_doc(node: Any) -> Any:
+    if isinstance(node, dict):
+        # "doc" is documentation only where a schema or field stands; a field's default may have a key of that name.
+        return {key: value if key == "default" else _without_doc(value) for key, value in node.items() if key != "doc"}
+    if isinstance(node, list):
+        return [_without_doc(item) for item in node]
+    return node
+
+
+def content_id(schema: str) -> int:
+    """A schema id that depends only on the canonical text: 1 to 2^31 - 1, the same on every machine."""
+    digest = hashlib.sha256(canonical(schema)).digest()
+    return int.from_bytes(digest[:4], "big") % 0x7FFF_FFFF + 1
+
+
+def parse_schema(schema: str, *, logical_types: bool = True) -> Schema:
+    """Parse for `decode` and `encode`; ValueError with a sentence when it is not a valid Avro schema.
+
+    With `logical_types=False`, values stay the primitives that they are encoded as.
+    """
+    try:
+        tree = orjson.loads(schema)
+        if not logical_types:
+            tree = _without_logical_types(tree)
+        # A dictionary of its own, since two versions of a record have the same name.
+        return cast(Schema, fastavro.parse_schema(tree, named_schemas={}))
+    except (SchemaParseException, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"not a valid Avro schema: {error}") from None
+
+
+def _without_logical_types(node: Any) -> Any:
+    if isinstance(node, dict):
+        return {
+            key: value if key == "default" else _without_logical_types(value)
+            for key, value in node.items()
+            if key != "logicalType"
+        }
+    if isinstance(node, list):
+        return [_without_logical_types(item) for item in node]
+    return node
+
+
+def decode(value: bytes, writer: Schema, reader: Schema | None = None) -> Any:
+    """Decode a framed value by Avro's schema resolution. UndecodableError: `truncated` or `avro`.
+
+    Bytes left over after the record count as undecodable too: they mean that it was written with another schema.
+    """
+    stream = io.BytesIO(value)
+    stream.seek(HEADER_BYTES)
+    try:
+        result = fastavro.schemaless_reader(stream, writer, reader)
+    except (EOFError, struct.error):
+        raise UndecodableError("truncated", "the Avro payload ends before the record does") from None
+    except Exception as error:  # fastavro raises what its parts raise: IndexError, UnicodeDecodeError, OverflowError, ...
+        raise UndecodableError("avro", f"{type(error).__name__}: {error}") from None
+    if stream.tell() != len(value):
+        raise UndecodableError("avro", f"{len(value) - stream.tell()} bytes follow the record: written with another schema")
+    return result
+
+
+def encode(schema_id: int, schema: Schema, record: object) -> bytes:
+    """A framed value. ValueError when the record does not fit the schema."""
+    stream = io.BytesIO()
+    stream.write(wire_header(schema_id))
+    try:
+        fastavro.schemaless_writer(stream, schema, record)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ValueError(f"the record does not fit its schema: {error}") from None
+    return stream.getvalue()
+
+
+# --- primitives for hand-written encoders and decoders -----------------------------------------------------------------
+# Avro 1.12 specification, "Binary encoding": int and long are zig-zag variable-length; string and bytes are a long and
+# that many bytes. A hand-written encoder is four times as fast as fastavro's general one on our flat records; the
+# property tests hold each to fastavro's answer.
+
+_SMALL = tuple(bytes((n,)) if n < 128 else bytes((n & 0x7F | 0x80, n >> 7)) for n in range(16_384))
+
+
+def put_long(number: int) -> bytes:
+    """Zig-zag varint of a 64-bit integer."""
+    z = (number << 1) ^ (number >> 63)
+    if z < 16_384:
+        return _SMALL[z]
+    out = bytearray()
+    while z > 0x7F:
+        out.append(z & 0x7F | 0x80)
+        z >>= 7
+    out.append(z)
+    return bytes(out)
+
+
+def put_bytes(data: bytes) -> bytes:
+    """Length and data."""
+    return put_long(len(data)) + data
+
+
+def put_string(text: str) -> bytes:
+    return put_bytes(text.encode())
+
+
+def get_long(data: bytes, at: int) -> tuple[int, int]:
+    """(number, position after it). IndexError past the end."""
+    byte = data[at]
+    at += 1
+    if byte < 0x80:  # one byte: lengths of ids and small counters, by far the most
+        return (byte >> 1) ^ -(byte & 1), at
+    z = byte & 0x7F
+    shift = 7
+    while True:
+        byte = data[at]
+        at += 1
+        z |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return (z >> 1) ^ -(z & 1), at
+        shift += 7
+        if shift > 63:
+            raise IndexError("a variable-length integer of more than ten bytes")
+
+
+def get_bytes(data: bytes, at: int) -> tuple[bytes, int]:
+    """(bytes, position after them). IndexError when the data ends before."""
+    length, at = get_long(data, at)
+    end = at + length
+    if length < 0 or end > len(data):
+        raise IndexError("a length that points past the end")
+    return data[at:end], end
+
+
+def get_string(data: bytes, at: int) -> tuple[str, int]:
+    raw, at = get_bytes(data, at)
+    return raw.decode(), at

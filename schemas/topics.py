@@ -1,0 +1,106 @@
+"""The topics: one table of names, partitions, clean-up and limits, used by everything that touches Kafka.
+
+This file does not talk to a broker (`streams/cli/topics.py` creates and checks what stands here).
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+DAY_MS = 24 * 3600 * 1000
+MIB = 1 << 20
+
+#: The retry tiers: what a record of the tier is held, in milliseconds, by the name's suffix. Powers of about five to
+#: seven: any delay is reached in at most a few hops (`streams/core/retry.py`).
+HOLDS_MS: dict[str, int] = {
+    "1s": 1_000,
+    "5s": 5_000,
+    "30s": 30_000,
+    "5m": 300_000,
+    "30m": 1_800_000,
+    "2h": 7_200_000,
+    "10h": 36_000_000,
+}
+
+#: An event may be this large; a larger one is quarantined, and fits there with its headers.
+EVENT_BYTES_MAX = MIB
+
+
+class TopicSpec(msgspec.Struct, frozen=True):
+    """What a topic must be like. `retention_ms` is None for compacted topics."""
+
+    name: str
+    partitions: int
+    cleanup: Literal["delete", "compact"]
+    retention_ms: int | None
+    message_bytes_max: int
+
+    def config(self) -> dict[str, str]:
+        """Kafka's topic settings."""
+        settings = {"cleanup.policy": self.cleanup, "max.message.bytes": str(self.message_bytes_max)}
+        if self.retention_ms is not None:
+            settings["retention.ms"] = str(self.retention_ms)
+        return settings
+
+
+class Topics(msgspec.Struct, frozen=True):
+    """The names of all topics under a prefix, and how many partitions they have.
+
+    `deliveries` and its retry tiers have equal partition counts: with the `range` assignor, equal partitions meet in one
+    worker, which is what lets circuits and limits work without coordination.
+    """
+
+    prefix: str = ""
+    partitions: int = 8
+
+    @property
+    def events(self) -> str:
+        return f"{self.prefix}events"
+
+    @property
+    def subscriptions(self) -> str:
+        return f"{self.prefix}subscriptions"
+
+    @property
+    def deliveries(self) -> str:
+        return f"{self.prefix}deliveries"
+
+    @property
+    def dead(self) -> str:
+        return f"{self.prefix}deliveries.dead"
+
+    @property
+    def quarantine(self) -> str:
+        return f"{self.prefix}events.quarantine"
+
+    @property
+    def attempts(self) -> str:
+        return f"{self.prefix}attempts"
+
+    @property
+    def endpoints_state(self) -> str:
+        return f"{self.prefix}endpoints.state"
+
+    @property
+    def tiers(self) -> dict[int, str]:
+        """Topic by hold in milliseconds, ascending."""
+        return {hold_ms: f"{self.prefix}deliveries.retry.{suffix}" for suffix, hold_ms in HOLDS_MS.items()}
+
+    def specs(self) -> list[TopicSpec]:
+        """Every topic, in the order in which they are created."""
+        n = self.partitions
+        # A delivery holds an event's rendered data (JSON can be several times its Avro) and the attempts so far.
+        delivery_bytes_max = 8 * MIB
+        return [
+            # Larger than an event may be: the broker's refusal reaches only the producer, a quarantine record everyone.
+            TopicSpec(self.events, n, "delete", 7 * DAY_MS, 8 * MIB),
+            TopicSpec(self.subscriptions, 1, "compact", None, MIB),
+            TopicSpec(self.deliveries, n, "delete", 3 * DAY_MS, delivery_bytes_max),
+            *(TopicSpec(name, n, "delete", 7 * DAY_MS, delivery_bytes_max) for name in self.tiers.values()),
+            TopicSpec(self.dead, n, "delete", 30 * DAY_MS, delivery_bytes_max),
+            TopicSpec(self.quarantine, n, "delete", 30 * DAY_MS, 9 * MIB),
+            TopicSpec(self.attempts, n, "delete", 7 * DAY_MS, MIB),
+            TopicSpec(self.endpoints_state, 1, "compact", None, MIB),
+        ]

@@ -1,0 +1,91 @@
+"""What the stages need from the world, as Protocols: each has a real form and a fake in `connectors`.
+
+One conformance suite per port (tests/conformance) runs on both. This file holds no behaviour.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
+
+from schemas.frame import Out
+from schemas.post import PostDone
+from schemas.subscription import Subscription
+
+
+class Clock(Protocol):
+    """Time and randomness. Nothing below the composition root reads them in any other way."""
+
+    def now_ms(self) -> int:
+        """Wall-clock milliseconds since the epoch."""
+
+    def monotonic(self) -> float:
+        """Seconds that never go back."""
+
+    def jitter(self) -> float:
+        """Uniform in [0, 1)."""
+
+
+class Route(Protocol):
+    """Where a sender posts to: parsed and validated once per version of a subscription."""
+
+    @property
+    def origin(self) -> str: ...
+
+
+class Sender(Protocol):
+    """The delivery client."""
+
+    def route(self, url: str, headers: Mapping[str, str], timeout_s: float) -> Route:
+        """Parse and validate once; ValueError with a sentence for a URL or header that must not be used."""
+
+    def post(self, route: Route, headers: Sequence[tuple[str, str]], body: bytes, done: PostDone) -> None:
+        """POST; `done` is called exactly once, later, on the loop's thread. Raises nothing for endpoint reasons."""
+
+    @property
+    def in_flight(self) -> int: ...
+
+    async def close(self) -> None:
+        """Answer everything in flight with the cause `shutdown` and let go of all connections."""
+
+
+#: Called with (old, new) after the table took a change; None stands for absent.
+SubscriptionChanged = Callable[[Subscription | None, Subscription | None], None]
+
+
+class SubscriptionTable(Protocol):
+    """All subscriptions, as of now."""
+
+    def get(self, subscription_id: str) -> Subscription | None: ...
+
+    def match(self, tenant: str, event_type: str) -> Sequence[Subscription]:
+        """Every subscription, active or paused or disabled, of this tenant that asks for this event type, once each.
+
+        The same object is returned until a subscription of the tenant changes, so that callers may key on its identity.
+        """
+
+    def on_change(self, callback: SubscriptionChanged) -> None: ...
+
+    def __len__(self) -> int: ...
+
+
+class Registry(Protocol):
+    """Schemas by id."""
+
+    async def schema(self, schema_id: int) -> str:
+        """The schema's JSON text. UnknownSchemaError when there is none; RegistryUnavailableError when out of reach."""
+
+    async def register(self, subject: str, schema: str) -> int:
+        """The id of the schema under the subject, new or existing. ValueError when it is refused as incompatible."""
+
+
+class Publisher(Protocol):
+    """Writes groups of records and the offsets that they settle, all or nothing."""
+
+    async def publish(self, records: Sequence[Out], offsets: Sequence[tuple[str, int, int, str]]) -> None:
+        """One Kafka transaction: the records, and offsets as (topic, partition, next offset, metadata).
+
+        Raises StaleGroupError when the group refuses the offsets (the transaction is aborted; try again without what was
+        lost), FencedError when this producer was replaced, RecordTooLargeError when a record can never be written. Other broker
+        errors are retried inside.
+        """
