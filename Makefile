@@ -1,0 +1,53 @@
+# Everything a clone needs is Python 3.11 or later, make and the package registries.
+# One stamp, .venv/.ready, stands for "set up": it is renewed when the pins or the project's metadata change.
+
+# The newest of the interpreters the project is tested on; override with PYTHON=/path/to/python.
+PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && command -v $$p && break; done)
+BIN := .venv/bin
+SOURCES := bench connectors schemas streams tests
+UV_FLAGS := --universal --python-version 3.11 --generate-hashes --strip-extras \
+	--no-header --no-annotate --no-emit-index-url --no-emit-find-links
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check bench lock clean
+.DELETE_ON_ERROR:
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: .venv/.ready ## set up, then the whole job: Kafka, fan-out, deliveries, retries
+	@$(BIN)/distributary demo
+
+test: .venv/.ready ## set up, then the tests (T='-k name' passes through)
+	@$(BIN)/pytest $(T)
+
+check: .venv/.ready ## lint, format, types and layers
+	$(BIN)/ruff check $(wildcard $(SOURCES))
+	$(BIN)/ruff format --check $(wildcard $(SOURCES))
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+
+bench: .venv/.ready ## measure everything, or one figure with BENCH=name
+	@$(BIN)/python -m bench $(BENCH)
+
+lock: .venv/.ready ## pin what pyproject.toml asks for (UPGRADE=1 takes the newest)
+	$(BIN)/uv pip compile --quiet --extra dev $(UV_FLAGS) $(if $(UPGRADE),--upgrade) \
+		--output-file constraints.txt pyproject.toml >/dev/null
+
+clean: ## remove the set-up and every cache
+	rm -rf .venv build dist *.egg-info .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	find $(wildcard $(SOURCES)) -name __pycache__ -type d -prune -exec rm -rf {} +
+
+.venv/.ready: constraints.txt pyproject.toml
+	@test -n "$(PYTHON)" || { \
+		echo "No Python 3.11 or later found: install one, or name it with make PYTHON=/path/to/python." >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "$(PYTHON) is not Python 3.11 or later: name another with make PYTHON=/path/to/python." >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+		echo "$(PYTHON) cannot make virtual environments: install its venv package (Debian, Ubuntu: apt install python3-venv)." >&2; exit 1; }
+	@echo "Setting up .venv with $(PYTHON) (once; about a minute)" >&2
+	@$(PYTHON) -m venv --clear .venv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r constraints.txt
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
