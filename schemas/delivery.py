@@ -1,0 +1,272 @@
+"""Deliveries, attempts and dead letters: their values in Kafka, encoded and decoded by hand.
+
+These are the records written and read for every POST, so their layout serves the hot path (`delivery.v1.avsc`): a
+*head* that differs between the deliveries of one event, and a *tail* of bytes that all of them share and that a retry
+carries over as it is; the tail ends with the *facts* about the event, which an attempt record repeats unread. The property tests hold every function here to fastavro's answer on the same schema.
+
+This file does not decide anything about a delivery, and holds no secret: those stay in the subscription.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import orjson
+
+from schemas import codec
+from schemas.codec import get_bytes, get_long, get_string, put_bytes, put_long, put_string
+from schemas.errors import UndecodableError
+from schemas.event import Event
+
+#: Bytes of a response kept in an attempt (the sender cuts to the same length).
+EXCERPT_BYTES_MAX = 256
+
+#: The order of the symbols in attempt.v1.avsc.
+OUTCOMES = ("delivered", "retryable", "rejected", "exhausted", "cancelled")
+_OUTCOME_CODE = {name: put_long(index) for index, name in enumerate(OUTCOMES)}
+_NULL = b"\x00"
+_ZERO = b"\x00"
+_SOME = b"\x02"
+
+
+class Try(msgspec.Struct, frozen=True, gc=False):
+    """One attempt as its delivery remembers it."""
+
+    started_ms: int
+    duration_us: int
+    status: int
+    cause: str = ""
+    excerpt: bytes = b""
+
+
+class Delivery(msgspec.Struct, frozen=True, gc=False):
+    """One event for one endpoint, as far as delivering needs it.
+
+    `ids`, `tail` and `facts` are encoded bytes that later records repeat: both ids; everything after the attempts; and the
+    end of the tail with event id, type, tenant, times and subject, which only people and programs downstream read.
+    """
+
+    id: str
+    subscription_id: str
+    attempt: int
+    due_ms: int
+    first_attempt_ms: int
+    tries: tuple[Try, ...]
+    traceparent: str | None
+    content_type: str
+    body: bytes
+    ids: bytes
+    tail: bytes
+    facts: bytes
+
+
+# --- the tail: once per event and payload format ----------------------------------------------------------------------
+
+
+def encode_tail(event: Event, received_ms: int, content_type: str, body: bytes) -> bytes:
+    """The bytes that all deliveries of an event with one payload format share."""
+    return b"".join(
+        (
+            _NULL if event.traceparent is None else _SOME + put_string(event.traceparent),
+            put_string(content_type),
+            put_bytes(body),
+            put_string(event.id),
+            put_string(event.type),
+            put_string(event.tenant),
+            put_long(event.time_ms),
+            put_long(received_ms),
+            _NULL if event.subject is None else _SOME + put_string(event.subject),
+        )
+    )
+
+
+# --- the head: once per delivery --------------------------------------------------------------------------------------
+
+#: attempt 0, due 0, first attempt 0, no attempts yet.
+FRESH = _ZERO * 4
+
+
+def encode_fresh(header: bytes, delivery_id: str, subscription_field: bytes, tail: bytes) -> bytes:
+    """The value of a delivery never tried. `subscription_field` is `put_string(subscription id)` plus `FRESH`."""
+    return header + put_bytes(delivery_id.encode()) + subscription_field + tail
+
+
+def encode_delivery(header: bytes, delivery: Delivery) -> bytes:
+    """The framed value."""
+    return header + _delivery_payload(delivery)
+
+
+def _delivery_payload(delivery: Delivery) -> bytes:
+    parts = [
+        delivery.ids,
+        put_long(delivery.attempt),
+        put_long(delivery.due_ms),
+        put_long(delivery.first_attempt_ms),
+    ]
+    if delivery.tries:  # an array is blocks of a count and that many items, ended by a count of 0
+        parts.append(put_long(len(delivery.tries)))
+        for entry in delivery.tries:
+            parts += (
+                put_long(entry.started_ms),
+                put_long(entry.duration_us),
+                put_long(entry.status),
+                put_string(entry.cause),
+                put_bytes(entry.excerpt),
+            )
+    parts += (_ZERO, delivery.tail)
+    return b"".join(parts)
+
+
+def decode_delivery(value: bytes) -> Delivery:
+    """The delivery in a framed value that was written with delivery.v1.
+
+    UndecodableError `truncated` or `avro` when it was not. The caller compares the schema id.
+    """
+    try:
+        delivery, at = _read_delivery(value, codec.HEADER_BYTES)
+    except IndexError:
+        raise UndecodableError("truncated", "the delivery ends before its last field") from None
+    except UnicodeDecodeError as error:
+        raise UndecodableError("avro", f"a string is not UTF-8: {error}") from None
+    if at != len(value):
+        raise UndecodableError("avro", f"{len(value) - at} bytes follow the delivery")
+    return delivery
+
+
+def _read_delivery(value: bytes, start: int) -> tuple[Delivery, int]:
+    delivery_id, at = get_string(value, start)
+    subscription_id, ids_end = get_string(value, at)
+    at = ids_end + 4
+    if value[ids_end:at] == FRESH:  # a first attempt: most of them
+        attempt = due_ms = first_attempt_ms = 0
+        tries: tuple[Try, ...] = ()
+    else:
+        attempt, at = get_long(value, ids_end)
+        due_ms, at = get_long(value, at)
+        first_attempt_ms, at = get_long(value, at)
+        tries, at = _read_tries(value, at)
+    tail_at = at
+    traceparent, at = _read_optional(value, at)
+    content_type, at = get_string(value, at)
+    body, facts_at = get_bytes(value, at)
+    end = _skip_facts(value, facts_at)
+    delivery = Delivery(
+        delivery_id,
+        subscription_id,
+        attempt,
+        due_ms,
+        first_attempt_ms,
+        tries,
+        traceparent,
+        content_type,
+        body,
+        value[start:ids_end],
+        value[tail_at:end],
+        value[facts_at:end],
+    )
+    return delivery, end
+
+
+def _skip_facts(value: bytes, at: int) -> int:
+    """Past event id, type, tenant, two times and the subject, without making objects of them."""
+    for _ in range(3):
+        length, at = get_long(value, at)
+        if length < 0:
+            raise IndexError("a negative length")
+        at += length
+    for _ in range(2):
+        while value[at] > 0x7F:
+            at += 1
+        at += 1
+    branch = value[at]
+    at += 1
+    if branch:
+        if branch != 2:
+            raise UndecodableError("avro", f"union branch byte {branch:#04x} does not exist")
+        length, at = get_long(value, at)
+        if length < 0 or at + length > len(value):
+            raise IndexError("a length that points past the end")
+        at += length
+    return at
+
+
+def _read_tries(value: bytes, at: int) -> tuple[tuple[Try, ...], int]:
+    tries: list[Try] = []
+    while True:
+        count, at = get_long(value, at)
+        if count == 0:
+            return tuple(tries), at
+        if count < 0:  # a block with its size in bytes, as other writers may make it
+            count = -count
+            _, at = get_long(value, at)
+        for _ in range(count):
+            started_ms, at = get_long(value, at)
+            duration_us, at = get_long(value, at)
+            status, at = get_long(value, at)
+            cause, at = get_string(value, at)
+            excerpt, at = get_bytes(value, at)
+            tries.append(Try(started_ms, duration_us, status, cause, excerpt))
+
+
+def _read_optional(value: bytes, at: int) -> tuple[str | None, int]:
+    branch = value[at]
+    if branch == 0:
+        return None, at + 1
+    if branch != 2:
+        raise UndecodableError("avro", f"union branch byte {branch:#04x} does not exist")
+    return get_string(value, at + 1)
+
+
+# --- attempts and dead letters ----------------------------------------------------------------------------------------
+
+
+class Attempt(msgspec.Struct, frozen=True, gc=False):
+    """What `attempts` says of one POST, or of a delivery's end without one (`cancelled`)."""
+
+    attempt: int
+    outcome: str
+    started_ms: int
+    duration_us: int = 0
+    status: int = 0
+    cause: str = ""
+    detail: str = ""
+    excerpt: bytes = b""
+    due_ms: int = 0
+
+
+def encode_attempt(header: bytes, delivery: Delivery, attempt: Attempt) -> bytes:
+    """The framed value of attempt.v1. What it says of the event is copied from the delivery as it is encoded there."""
+    return b"".join(
+        (
+            header,
+            delivery.ids,
+            delivery.facts,
+            put_long(attempt.attempt),
+            _OUTCOME_CODE[attempt.outcome],
+            put_long(attempt.started_ms),
+            put_long(attempt.duration_us),
+            put_long(attempt.status),
+            put_string(attempt.cause),
+            put_string(attempt.detail),
+            put_bytes(attempt.excerpt),
+            put_long(attempt.due_ms),
+        )
+    )
+
+
+def encode_dead_letter(header: bytes, delivery: Delivery, reason: str, detail: str, dead_ms: int) -> bytes:
+    """The framed value of dead_letter.v1: the reason, and the delivery with all its attempts."""
+    return b"".join(
+        (header, put_string(reason), put_string(detail), put_long(dead_ms), _delivery_payload(delivery))
+    )
+
+
+# --- whole schemas, for registries, readers and other versions ----------------------------------------------------------
+
+
+def dead_letter_schema() -> str:
+    """dead_letter.v1 with Delivery inlined, since a registry's subject holds one self-contained schema."""
+    tree: dict[str, Any] = orjson.loads(codec.own_schema("dead_letter.v1"))
+    tree["fields"][-1]["type"] = orjson.loads(codec.own_schema("delivery.v1"))
+    return orjson.dumps(tree).decode()
