@@ -1,7 +1,8 @@
-"""Avro on Kafka: the Confluent wire format, schemas as text, and the primitives that the hand-written encoders use.
+"""Avro on Kafka: the Confluent wire format, schemas as text, and the primitives of the hand-written encoders.
 
-Wire format: one byte 0, the schema id as four bytes big-endian, then the Avro binary encoding. Schema resolution is
-fastavro's. This file does not fetch schemas (`connectors/registry.py`) and knows no record of ours by name.
+Wire format: one byte 0, the schema id as four bytes big-endian, then the Avro binary encoding. Schema
+resolution is fastavro's. This file does not fetch schemas (`connectors/registry.py`) and knows no record of ours
+by name.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from typing import Any, cast
 
 import fastavro
 import orjson
+from fastavro import _read_py as fastavro_python
+from fastavro.read import LOGICAL_READERS
 from fastavro.schema import SchemaParseException
 
 from schemas.errors import UndecodableError
@@ -25,7 +28,7 @@ HEADER_BYTES = _HEADER.size
 Schema = dict[str, Any]
 
 
-# --- the wire format -------------------------------------------------------------------------------------------------
+# --- the wire format ----------------------------------------------------------------------------------------
 
 
 def wire_header(schema_id: int) -> bytes:
@@ -38,14 +41,16 @@ def wire_schema_id(value: bytes | None) -> int:
     if value is None:
         raise UndecodableError("no_value", "the record has no value")
     if len(value) < HEADER_BYTES:
-        raise UndecodableError("truncated", f"{len(value)} bytes are too few for the wire format's header of {HEADER_BYTES}")
+        detail = f"{len(value)} bytes are too few for the wire format's header of {HEADER_BYTES}"
+        raise UndecodableError("truncated", detail)
     magic, schema_id = _HEADER.unpack_from(value)
     if magic != 0:
-        raise UndecodableError("wrong_magic", f"the first byte is {value[0]:#04x}, not 0x00: not in Confluent's wire format")
+        detail = f"the first byte is {value[0]:#04x}, not 0x00: not in Confluent's wire format"
+        raise UndecodableError("wrong_magic", detail)
     return cast(int, schema_id)
 
 
-# --- schemas ---------------------------------------------------------------------------------------------------------
+# --- schemas ------------------------------------------------------------------------------------------------
 
 
 def own_schema(name: str) -> str:
@@ -56,16 +61,24 @@ def own_schema(name: str) -> str:
 def canonical(schema: str) -> bytes:
     """The text of a schema without documentation and white space, keys sorted: equal for equal meaning to us.
 
-    Avro's own Parsing Canonical Form also drops defaults, aliases and logical types, which change what a reader sees; two
-    schemas that differ in those must not share an id. ValueError when the text is not JSON.
+    Avro's own Parsing Canonical Form also drops defaults, aliases and logical types, which change what a
+    reader sees; two schemas that differ in those must not share an id. ValueError when the text is not JSON or
+    nested too deeply.
     """
-    return orjson.dumps(_without_doc(orjson.loads(schema)), option=orjson.OPT_SORT_KEYS)
+    try:
+        return orjson.dumps(_without_doc(orjson.loads(schema)), option=orjson.OPT_SORT_KEYS)
+    except (RecursionError, TypeError):  # TypeError: orjson's own limit, of 254 levels
+        raise ValueError("the schema is nested too deeply") from None
 
 
 def _without_doc(node: Any) -> Any:
     if isinstance(node, dict):
-        # "doc" is documentation only where a schema or field stands; a field's default may have a key of that name.
-        return {key: value if key == "default" else _without_doc(value) for key, value in node.items() if key != "doc"}
+        # "doc" is documentation only where a schema or field stands; a field's default may have such a key.
+        return {
+            key: value if key == "default" else _without_doc(value)
+            for key, value in node.items()
+            if key != "doc"
+        }
     if isinstance(node, list):
         return [_without_doc(item) for item in node]
     return node
@@ -80,16 +93,69 @@ def content_id(schema: str) -> int:
 def parse_schema(schema: str, *, logical_types: bool = True) -> Schema:
     """Parse for `decode` and `encode`; ValueError with a sentence when it is not a valid Avro schema.
 
-    With `logical_types=False`, values stay the primitives that they are encoded as.
+    With `logical_types=False`, values stay the primitives that they are encoded as. Refused besides: what
+    would let a few bytes of data decode into any amount of memory (`_walk`).
     """
     try:
         tree = orjson.loads(schema)
         if not logical_types:
             tree = _without_logical_types(tree)
         # A dictionary of its own, since two versions of a record have the same name.
-        return cast(Schema, fastavro.parse_schema(tree, named_schemas={}))
+        parsed = fastavro.parse_schema(tree, named_schemas={})
+        if _walk(parsed, {}, ()):
+            if not isinstance(parsed, dict):
+                raise ValueError("a record that contains itself is not supported inside a union at the top")
+            parsed[_RECURSIVE] = True
+        return cast(Schema, parsed)
+    except RecursionError:
+        raise ValueError("not a valid Avro schema: nested too deeply") from None
     except (SchemaParseException, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"not a valid Avro schema: {error}") from None
+
+
+#: Our mark in a parsed schema (fastavro ignores what it does not know): a record in it contains itself.
+_RECURSIVE = "__recursive__"
+
+
+def _walk(node: Any, named: dict[str, Any], inside: tuple[str, ...]) -> bool:
+    """Whether a record contains itself. ValueError for an array whose items take no bytes: its count alone,
+    ten bytes, would be a loop of 2^63 turns. `named` collects definitions, `inside` names the records around.
+    """
+    if isinstance(node, str):
+        return node in inside
+    children = []
+    if isinstance(node, list):
+        children = node
+    elif node["type"] in ("record", "error"):
+        named[node["name"]] = node
+        inside = (*inside, node["name"])
+        children = [field["type"] for field in node["fields"]]
+    elif node["type"] == "map":
+        children = [node["values"]]
+    elif node["type"] == "array":
+        children = [node["items"]]
+    elif node["type"] == "fixed":
+        named[node["name"]] = node
+    found = [_walk(child, named, inside) for child in children]  # all of them, also after the first True
+    if isinstance(node, dict) and node["type"] == "array" and _takes_no_bytes(node["items"], named, ()):
+        raise ValueError("the items of an array take no bytes")
+    return any(found)
+
+
+def _takes_no_bytes(node: Any, named: dict[str, Any], inside: tuple[str, ...]) -> bool:
+    if isinstance(node, list):
+        return False  # a union's branch number
+    if isinstance(node, str):
+        if node in named:
+            return node in inside or _takes_no_bytes(named[node], named, inside)
+        return node == "null"
+    kind = node["type"]
+    if kind in ("record", "error"):
+        inside = (*inside, node["name"])
+        return all(_takes_no_bytes(field["type"], named, inside) for field in node["fields"])
+    if kind == "fixed":
+        return cast(int, node["size"]) == 0
+    return bool(kind == "null")
 
 
 def _without_logical_types(node: Any) -> Any:
@@ -107,19 +173,40 @@ def _without_logical_types(node: Any) -> Any:
 def decode(value: bytes, writer: Schema, reader: Schema | None = None) -> Any:
     """Decode a framed value by Avro's schema resolution. UndecodableError: `truncated` or `avro`.
 
-    Bytes left over after the record count as undecodable too: they mean that it was written with another schema.
+    Bytes left over after the record count as undecodable too: it was written with another schema.
     """
     stream = io.BytesIO(value)
     stream.seek(HEADER_BYTES)
+    # Of a record that contains itself, the data decides how deep it goes. fastavro's compiled reader then
+    # runs over the C stack and takes the process with it; its Python one raises RecursionError.
+    module = fastavro_python if _RECURSIVE in writer else fastavro
     try:
-        result = fastavro.schemaless_reader(stream, writer, reader)
+        result = module.schemaless_reader(stream, writer, reader)
     except (EOFError, struct.error):
         raise UndecodableError("truncated", "the Avro payload ends before the record does") from None
-    except Exception as error:  # fastavro raises what its parts raise: IndexError, UnicodeDecodeError, OverflowError, ...
+    except Exception as error:  # noqa: BLE001 - fastavro raises what its parts raise: IndexError, OverflowError, ...
         raise UndecodableError("avro", f"{type(error).__name__}: {error}") from None
-    if stream.tell() != len(value):
-        raise UndecodableError("avro", f"{len(value) - stream.tell()} bytes follow the record: written with another schema")
+    if left := len(value) - stream.tell():
+        raise UndecodableError("avro", f"{left} bytes follow the record: written with another schema")
     return result
+
+
+#: Digits cost quadratically: a decimal of 4 KiB takes 2 ms, one of 1 MiB more than 20 s.
+DECIMAL_BYTES_MAX = 4096
+
+
+def _bounded(read: Any) -> Any:
+    def bounded(data: bytes, writer: Schema | None = None, reader: Schema | None = None) -> Any:
+        if len(data) > DECIMAL_BYTES_MAX:
+            raise ValueError(f"a decimal of {len(data)} bytes, more than {DECIMAL_BYTES_MAX}")
+        return read(data, writer, reader)
+
+    return bounded
+
+
+for _readers in (LOGICAL_READERS, fastavro_python.LOGICAL_READERS):  # type: ignore[attr-defined]
+    for _kind in ("bytes-decimal", "fixed-decimal"):
+        _readers[_kind] = _bounded(_readers[_kind])
 
 
 def encode(schema_id: int, schema: Schema, record: object) -> bytes:
@@ -133,10 +220,10 @@ def encode(schema_id: int, schema: Schema, record: object) -> bytes:
     return stream.getvalue()
 
 
-# --- primitives for hand-written encoders and decoders -----------------------------------------------------------------
-# Avro 1.12 specification, "Binary encoding": int and long are zig-zag variable-length; string and bytes are a long and
-# that many bytes. A hand-written encoder is four times as fast as fastavro's general one on our flat records; the
-# property tests hold each to fastavro's answer.
+# --- primitives for hand-written encoders and decoders ------------------------------------------------------
+# Avro 1.12 specification, "Binary encoding": int and long are zig-zag variable-length; string and bytes are a
+# long and that many bytes. A hand-written encoder is four times as fast as fastavro's general one on our flat
+# records; the property tests hold each to fastavro's answer.
 
 _SMALL = tuple(bytes((n,)) if n < 128 else bytes((n & 0x7F | 0x80, n >> 7)) for n in range(16_384))
 
@@ -160,6 +247,7 @@ def put_bytes(data: bytes) -> bytes:
 
 
 def put_string(text: str) -> bytes:
+    """Length in bytes and UTF-8."""
     return put_bytes(text.encode())
 
 
@@ -192,5 +280,6 @@ def get_bytes(data: bytes, at: int) -> tuple[bytes, int]:
 
 
 def get_string(data: bytes, at: int) -> tuple[str, int]:
+    """(text, position after it). IndexError when the data ends before it, UnicodeDecodeError if not UTF-8."""
     raw, at = get_bytes(data, at)
     return raw.decode(), at
