@@ -1,7 +1,7 @@
 """Avro on Kafka: the Confluent wire format, schemas as text, and the primitives of the hand-written encoders.
 
-Wire format: one byte 0, the schema id as four bytes big-endian, then the Avro binary encoding. Schema
-resolution is fastavro's. This file does not fetch schemas (`connectors/registry.py`) and knows no record of ours
+Wire format: one byte 0, the schema id as four bytes big-endian, then the Avro binary encoding; resolution is
+fastavro's. This file does not fetch schemas (`connectors/registry.py`) and knows no record of ours
 by name.
 """
 
@@ -62,7 +62,7 @@ def canonical(schema: str) -> bytes:
     """The text of a schema without documentation and white space, keys sorted: equal for equal meaning to us.
 
     Avro's own Parsing Canonical Form also drops defaults, aliases and logical types, which change what a
-    reader sees; two schemas that differ in those must not share an id. ValueError when the text is not JSON or
+    reader sees; schemas that differ in those must not share an id. ValueError when the text is not JSON or
     nested too deeply.
     """
     try:
