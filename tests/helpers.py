@@ -1,0 +1,42 @@
+"""What tests of every kind share: waiting for a condition with a deadline, in both colours.
+
+The only place in the tests that sleeps, and only between two looks at a condition.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import time
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+T = TypeVar("T")
+
+POLL_SECONDS = 0.02
+
+
+def eventually(condition: Callable[[], T], *, timeout_s: float = 10.0, message: str = "condition") -> T:
+    """The first truthy value of `condition`; fails with `message` and the last value after `timeout_s`."""
+    deadline = time.monotonic() + timeout_s
+    while not (value := condition()):
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not within {timeout_s:g} s: {message} (last: {value!r})")
+        time.sleep(POLL_SECONDS)
+    return value
+
+
+async def eventually_async(
+    condition: Callable[[], T | Awaitable[T]], *, timeout_s: float = 10.0, message: str = "condition"
+) -> T:
+    """`eventually` for coroutines: the event loop runs between two looks; `condition` may be awaitable."""
+    deadline = time.monotonic() + timeout_s
+    while True:
+        value = condition()
+        if inspect.isawaitable(value):
+            value = await value
+        if value:
+            return value
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not within {timeout_s:g} s: {message} (last: {value!r})")
+        await asyncio.sleep(POLL_SECONDS)
