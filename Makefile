@@ -6,8 +6,8 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && command -v $$p && break; done)
 BIN := .venv/bin
 SOURCES := bench connectors schemas streams tests
-UV_FLAGS := --universal --python-version 3.11 --generate-hashes --strip-extras \
-	--no-header --no-annotate --no-emit-index-url --no-emit-find-links
+LOCK = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --strip-extras \
+	--no-header --no-annotate --no-emit-index-url --no-emit-find-links pyproject.toml
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test check bench lock clean
@@ -32,8 +32,8 @@ bench: .venv/.ready ## measure everything, or one figure with BENCH=name
 	@$(BIN)/python -m bench $(BENCH)
 
 lock: .venv/.ready ## pin what pyproject.toml asks for (UPGRADE=1 takes the newest)
-	$(BIN)/uv pip compile --quiet --extra dev $(UV_FLAGS) $(if $(UPGRADE),--upgrade) \
-		--output-file constraints.txt pyproject.toml >/dev/null
+	$(LOCK) --extra dev $(if $(UPGRADE),--upgrade) --output-file constraints.txt >/dev/null
+	$(LOCK) --extra build --constraints constraints.txt --output-file constraints-runtime.txt >/dev/null
 
 clean: ## remove the set-up and every cache
 	rm -rf .venv build dist *.egg-info .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
