@@ -5,7 +5,7 @@
 PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && command -v $$p && break; done)
 BIN := .venv/bin
-SOURCES := bench connectors schemas streams tests
+SOURCES := $(patsubst %/,%,$(dir $(wildcard $(addsuffix /__init__.py,bench connectors schemas streams)))) tests
 LOCK = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --strip-extras \
 	--no-header --no-annotate --no-emit-index-url --no-emit-find-links pyproject.toml
 
@@ -23,9 +23,9 @@ test: .venv/.ready ## set up, then the tests (T='-k name' passes through)
 	@$(BIN)/pytest $(T)
 
 check: .venv/.ready ## lint, format, types and layers
-	$(BIN)/ruff check $(wildcard $(SOURCES))
-	$(BIN)/ruff format --check $(wildcard $(SOURCES))
-	$(BIN)/mypy
+	$(BIN)/ruff check $(SOURCES)
+	$(BIN)/ruff format --check $(SOURCES)
+	$(BIN)/mypy $(SOURCES)
 	$(BIN)/lint-imports --no-cache
 
 bench: .venv/.ready ## measure everything, or one figure with BENCH=name
@@ -37,7 +37,7 @@ lock: .venv/.ready ## pin what pyproject.toml asks for (UPGRADE=1 takes the newe
 
 clean: ## remove the set-up and every cache
 	rm -rf .venv build dist *.egg-info .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
-	find $(wildcard $(SOURCES)) -name __pycache__ -type d -prune -exec rm -rf {} +
+	find $(SOURCES) -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .venv/.ready: constraints.txt pyproject.toml
 	@test -n "$(PYTHON)" || { \
