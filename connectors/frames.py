@@ -1,0 +1,732 @@
+"""Frames: a Faust transport on librdkafka, for agents that work on many records at a time.
+
+`broker="frames://host:9092"` makes every agent receive `schemas.frame.Frame` objects, up to 500 records of one partition,
+instead of single messages: Faust's cost is then paid once a frame. What Faust does not do here, because it would lose or
+stall (design.md, "Faust traps"): its offset bookkeeping (a ledger per partition instead), its stop-the-world rebalance (only
+the partitions that move are touched), and tables (follow a compacted topic instead, as `connectors/subscriptions.py`).
+
+Threads: one polls librdkafka, runs its rebalance callbacks and makes every other call to the consumer (confluent_kafka lets one
+thread in at a time, and a second one waits with the interpreter's lock); everything else happens on the event loop. A batch of
+frames goes to the loop for each free place in hand; when no place frees up, the assignment is paused and polled on, so that
+the group never takes a busy worker for a dead one.
+
+A partition's ledger is its epoch: given up in order, what is in flight gets a deadline to be settled first (`on_revoke`);
+lost, the ledger is closed at once and nothing of it may be written.
+
+This file does not decide what may be committed (the ledger does, injected: connectors know no `streams`) and does not write
+transactions (`connectors/publisher.py`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import queue
+import threading
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from concurrent.futures import Future
+from typing import Any, ClassVar, Literal
+
+import msgspec
+from confluent_kafka import Consumer as KafkaConsumer
+from confluent_kafka import KafkaError, KafkaException, Message, Producer, TopicPartition
+from confluent_kafka.admin import AdminClient, ConfigResource
+from faust.exceptions import ImproperlyConfigured
+from faust.transport import base
+from faust.transport.consumer import Consumer as FaustConsumer
+from faust.transport.producer import Producer as FaustProducer
+from faust.types import TP, ConsumerMessage, RecordMetadata
+from yarl import URL
+
+from schemas.frame import Frame, OffsetLedger
+
+logger = logging.getLogger(__name__)
+
+GroupProtocol = Literal["consumer", "classic"]
+
+#: Called with the partitions that are about to be given up; returns when what was in flight is settled or the deadline passed.
+OnRevoke = Callable[[list[tuple[str, int]]], Awaitable[None]]
+
+_POLL_S = 0.05  # also how long a call to the consumer may wait for its turn
+_STALL_AFTER = 5  # polls without a free place in hand
+_CALL_TIMEOUT_S = 30.0
+
+
+class FrameSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """How an app's consumer works; set it as `app.frame_settings` before the app starts.
+
+    `ledger(position, metadata)` makes the ledger of a newly assigned partition. With `commits=True`, a frame that an agent is done
+    with counts as finished, and offsets are committed every `broker_commit_interval`; with False, the owner of the ledgers
+    commits (in transactions). `consumer` holds librdkafka settings that win over ours.
+    """
+
+    ledger: Callable[[int, str | None], OffsetLedger]
+    consumer: Mapping[str, Any] = {}
+    group_protocol: GroupProtocol | None = None  # None: ask the broker
+    commits: bool = True
+    on_revoke: OnRevoke | None = None
+    frame_records_max: int = 500
+    batches_in_hand_max: int = 4
+
+
+def group_protocol(client_config: Mapping[str, Any], timeout_s: float = 10.0) -> GroupProtocol:
+    """The newest group protocol that the cluster's coordinators accept.
+
+    Brokers say so in `group.coordinator.rebalance.protocols` (KIP-848, from 3.7 on); one that does not know the setting knows only
+    classic groups. Where reading broker settings is not allowed, KIP-848 is assumed: a broker that refuses it is a clear error then.
+    KafkaException when no broker answers.
+    """
+    admin = AdminClient(dict(client_config))
+    broker_id = next(iter(admin.list_topics(timeout=timeout_s).brokers))
+    resource = ConfigResource(ConfigResource.Type.BROKER, str(broker_id))
+    try:
+        settings = admin.describe_configs([resource], request_timeout=timeout_s)[resource].result()
+    except KafkaException as error:
+        if error.args[0].code() == KafkaError.CLUSTER_AUTHORIZATION_FAILED:
+            return "consumer"
+        raise
+    entry = settings.get("group.coordinator.rebalance.protocols")
+    accepted = entry.value.split(",") if entry is not None and entry.value else []
+    return "consumer" if "consumer" in accepted else "classic"
+
+
+def consumer_config(
+    bootstrap: str, group: str, protocol: GroupProtocol, extra: Mapping[str, Any]
+) -> dict[str, Any]:
+    """librdkafka settings for a member of a group that commits only what it says itself."""
+    config: dict[str, Any] = {
+        "bootstrap.servers": bootstrap,
+        "group.id": group,
+        "group.protocol": protocol,
+        "enable.auto.commit": False,
+        "enable.auto.offset.store": False,
+        "auto.offset.reset": "earliest",
+        "isolation.level": "read_committed",
+        # Bounds what is prefetched in all, whatever the backlog; librdkafka's default is 64 MiB.
+        "queued.max.messages.kbytes": 16_384,
+        "fetch.wait.max.ms": 100,
+        # A fetch that found nothing is not held back: latency matters more than a few empty fetches.
+        "fetch.error.backoff.ms": 100,
+    }
+    if protocol == "consumer":
+        # `range` puts equal partitions of equally partitioned topics into one member.
+        config["group.remote.assignor"] = "range"
+    else:
+        config["partition.assignment.strategy"] = "range"
+    config.update(extra)
+    return config
+
+
+class FrameConsumer(FaustConsumer):  # type: ignore[misc]
+    """Faust's consumer port on `confluent_kafka.Consumer`, handing over frames."""
+
+    consumer_stopped_errors: ClassVar[tuple[type[BaseException], ...]] = ()
+
+    def __init__(self, transport: Transport, *args: Any, **kwargs: Any) -> None:
+        super().__init__(transport, *args, **kwargs)
+        settings = getattr(self.app, "frame_settings", None) or transport.default_settings()
+        if not isinstance(settings, FrameSettings):
+            raise ImproperlyConfigured("app.frame_settings must be a connectors.frames.FrameSettings")
+        if len(self.app.tables):
+            raise ImproperlyConfigured("frames:// carries no table changelogs; follow a compacted topic instead")
+        self.settings = settings
+        self._kafka: KafkaConsumer | None = None
+        self._thread: threading.Thread | None = None
+        self._halt = threading.Event()
+        self._in_hand = threading.Semaphore(settings.batches_in_hand_max)
+        self._batches: asyncio.Queue[list[Frame]] = asyncio.Queue()  # bounded by _in_hand
+        self._main_loop: asyncio.AbstractEventLoop | None = None
+        # Written by the poll thread, inside a rebalance callback while the loop waits or between two hand-overs.
+        self._ledgers: dict[tuple[str, int], OffsetLedger] = {}
+        self._assigned: set[TP] = set()
+        self._committed: dict[tuple[str, int], tuple[int, str]] = {}
+        self._held: set[tuple[str, int]] = set()  # paused by the stage
+        self._stalled = False  # paused by us, for want of a place in hand
+        self._waited = 0  # polls without a free place
+        self._calls: queue.SimpleQueue[tuple[Callable[[KafkaConsumer], Any], Future[Any]]] = queue.SimpleQueue()
+        self._group: object = None
+        self._closed = False
+        self._protocol: GroupProtocol = "consumer"
+        self.rebalances = 0
+
+    # --- life cycle ----------------------------------------------------------------------------------------------------
+
+    async def subscribe(self, topics: Iterable[str]) -> None:
+        """Join the group. Called by Faust's conductor once the agents have started, and again when topics change."""
+        self._main_loop = asyncio.get_running_loop()
+        names = sorted(topics)
+        if self._kafka is not None:
+            self._kafka.subscribe(names, on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost)
+            return
+        bootstrap = ",".join(f"{url.host}:{url.port or 9092}" for url in self.transport.url)
+        client = {"bootstrap.servers": bootstrap, **_security(self.settings.consumer)}
+        self._protocol = self.settings.group_protocol or await asyncio.to_thread(group_protocol, client)
+        config = consumer_config(bootstrap, self.app.conf.id, self._protocol, self.settings.consumer)
+        self._kafka = KafkaConsumer({**config, "error_cb": self._on_error}, logger=logger)
+        self._kafka.subscribe(names, on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost)
+        self.app.flow_control.resume()  # once: resuming clears the agents' queues
+        self.app.tables.recovery.completed.set()  # no tables, nothing to recover: Faust's start waits for this
+        self.add_future(self._pump())
+        self._thread = threading.Thread(target=self._poll_forever, name=f"frames-{self.app.conf.id}", daemon=True)
+        self._thread.start()
+
+    async def on_stop(self) -> None:
+        """Leave the group: the poll thread runs the revoke callbacks, settles what it can, and closes."""
+        self._halt.set()
+        if self._thread is not None:
+            await asyncio.to_thread(self._thread.join)
+
+    def quiesce(self) -> None:
+        """Fetch no more, stay in the group: the first step of an orderly stop."""
+        for tp in self._assigned:
+            self.hold(tp.topic, tp.partition)
+
+    def group_metadata(self) -> object:
+        """What a transactional producer needs to commit offsets as this member, as of the last poll. RuntimeError before joining."""
+        if self._group is None:
+            raise RuntimeError("the consumer has not joined its group yet")
+        return self._group
+
+    # --- pause and resume, by the owner of a partition's records ----------------------------------------------------------
+
+    def hold(self, topic: str, partition: int) -> None:
+        """Fetch no more of this partition until `release`. What is under way still arrives."""
+        key = (topic, partition)
+        if key not in self._held and key in self._ledgers:
+            self._held.add(key)
+            self._call(self._apply_hold, key)
+
+    def release(self, topic: str, partition: int) -> None:
+        """Undo `hold`."""
+        key = (topic, partition)
+        if key in self._held:
+            self._held.discard(key)
+            self._call(self._apply_hold, key)
+
+    def _apply_hold(self, kafka: KafkaConsumer, key: tuple[str, int]) -> None:
+        """Bring librdkafka in line with `_held`, as it is now: calls may have crossed."""
+        if key not in self._ledgers or self._stalled:
+            return
+        partition = [TopicPartition(*key)]
+        if key in self._held:
+            kafka.pause(partition)
+        else:
+            kafka.resume(partition)
+
+    def _call(self, function: Callable[..., Any], *args: Any) -> Future[Any]:
+        """Have the poll thread call `function(kafka, *args)` at its next turn."""
+        future: Future[Any] = Future()
+        if self._closed:
+            future.set_exception(RuntimeError("the consumer is closed"))
+            return future
+        self._calls.put((lambda kafka: function(kafka, *args), future))
+        return future
+
+    # --- the poll thread -------------------------------------------------------------------------------------------------
+
+    def _poll_forever(self) -> None:
+        kafka = self._kafka
+        assert kafka is not None
+        try:
+            while not self._halt.is_set():
+                self._poll_once(kafka)
+        except Exception as error:  # noqa: BLE001 - the thread's last word must reach the app
+            self._fail(error)
+        finally:
+            try:
+                kafka.close()  # runs the revoke callback for what is still assigned
+            except Exception as error:  # noqa: BLE001
+                logger.warning("closing the consumer of %s failed: %s", self.app.conf.id, error)
+            self._closed = True
+            while not self._calls.empty():
+                self._calls.get()[1].set_exception(RuntimeError("the consumer is closed"))
+
+    def _poll_once(self, kafka: KafkaConsumer) -> None:
+        self._serve(kafka)
+        if not self._in_hand.acquire(timeout=0 if self._stalled else _POLL_S):
+            self._waited += 1
+            if self._waited == _STALL_AFTER:
+                self._stall(kafka)
+            # Nothing is fetched while all is paused; polling serves the callbacks and keeps the member alive.
+            if self._stalled and kafka.poll(_POLL_S) is not None:
+                raise RuntimeError("a record arrived from a paused partition")
+            return
+        self._waited = 0
+        if self._stalled:
+            self._unstall(kafka)
+        # The first record is waited for, the rest is what is there: consume() alone would wait for a full batch.
+        messages = kafka.consume(1, _POLL_S)
+        if messages:
+            messages += kafka.consume(self.settings.frame_records_max - 1, 0)
+        frames = self._frames(messages)
+        if not frames:
+            self._in_hand.release()
+            return
+        assert self._main_loop is not None
+        self._main_loop.call_soon_threadsafe(self._batches.put_nowait, frames)
+
+    def _serve(self, kafka: KafkaConsumer) -> None:
+        """Make the calls that the event loop asked for."""
+        self._group = kafka.consumer_group_metadata()
+        while not self._calls.empty():
+            call, future = self._calls.get()
+            try:
+                future.set_result(call(kafka))
+            except Exception as error:  # noqa: BLE001 - it is the caller's
+                future.set_exception(error)
+
+    def _stall(self, kafka: KafkaConsumer) -> None:
+        partitions = [TopicPartition(tp.topic, tp.partition) for tp in self._assigned]
+        if partitions:
+            kafka.pause(partitions)
+        self._stalled = True
+
+    def _unstall(self, kafka: KafkaConsumer) -> None:
+        self._stalled = False
+        held = self._held
+        partitions = [TopicPartition(tp.topic, tp.partition) for tp in self._assigned if (tp.topic, tp.partition) not in held]
+        if partitions:
+            kafka.resume(partitions)
+
+    def _frames(self, messages: list[Message]) -> list[Frame]:
+        by_partition: dict[tuple[str, int], list[Message]] = {}
+        for message in messages:
+            if message.error() is not None:
+                self._on_record_error(message.error(), message)
+                continue
+            key = (message.topic(), message.partition())
+            records = by_partition.get(key)
+            if records is None:
+                by_partition[key] = [message]
+            else:
+                records.append(message)
+        frames = []
+        for (topic, partition), records in by_partition.items():
+            ledger = self._ledgers.get((topic, partition))
+            if ledger is None:  # no committed offset: the start is where the first record is
+                ledger = self.settings.ledger(records[0].offset(), None)
+                self._ledgers[topic, partition] = ledger
+            frames.append(Frame(topic, partition, records, ledger))
+        return frames
+
+    def _on_record_error(self, error: KafkaError, message: Message) -> None:
+        """An error in the place of a record. Those of one partition pass or are an operator's matter; fatal ones end the app."""
+        if error.fatal():
+            raise KafkaException(error)
+        logger.warning("%s[%s] of group %s: %s", message.topic(), message.partition(), self.app.conf.id, error.str())
+
+    def _on_error(self, error: KafkaError) -> None:
+        """librdkafka's view of the cluster; it goes on trying by itself unless the error is fatal."""
+        if error.code() == KafkaError._FATAL:
+            hint = " (this cluster takes classic groups only: set group_protocol to classic)" if "ConsumerGroupHeartbeat" in error.str() else ""
+            self._fail(KafkaException(error), hint)
+        elif error.code() == KafkaError._ALL_BROKERS_DOWN:
+            logger.warning("no broker answers; waiting for the cluster: %s", error.str())
+        else:
+            logger.info("kafka: %s", error.str())
+
+    def _fail(self, error: Exception, hint: str = "") -> None:
+        logger.error("the consumer of %s stops: %s%s", self.app.conf.id, error, hint)
+        loop = self._main_loop
+        if loop is not None and not loop.is_closed():
+            asyncio.run_coroutine_threadsafe(self.app.crash(error), loop)
+
+    # --- rebalance callbacks: on the poll thread, inside poll() or close() ------------------------------------------------
+
+    def _on_assign(self, kafka: KafkaConsumer, partitions: list[TopicPartition]) -> None:
+        self.rebalances += 1
+        ledgers: dict[tuple[str, int], OffsetLedger] = {}
+        for committed in kafka.committed(partitions, timeout=_CALL_TIMEOUT_S) if partitions else []:
+            if committed.error is not None:
+                raise KafkaException(committed.error)
+            if committed.offset >= 0:
+                key = (committed.topic, committed.partition)
+                ledgers[key] = self.settings.ledger(committed.offset, committed.metadata)
+        self._ledgers.update(ledgers)
+        starts = [
+            TopicPartition(p.topic, p.partition, self._start_offset(p.topic, p.partition, p.offset)) for p in partitions
+        ]
+        if self._protocol == "consumer":
+            kafka.incremental_assign(starts)
+        else:
+            kafka.assign(starts)
+        added = {TP(p.topic, p.partition) for p in partitions}
+        logger.info("group %s: assigned %s", self.app.conf.id, _names(added))
+        self._on_loop(kafka, self._now_assigned(self._assigned | added))
+        if self._stalled and starts:
+            kafka.pause(starts)
+
+    def _start_offset(self, topic: str, partition: int, default: int) -> int:
+        ledger = self._ledgers.get((topic, partition))
+        return ledger.progress()[0] if ledger is not None else default
+
+    def _on_revoke(self, kafka: KafkaConsumer, partitions: list[TopicPartition]) -> None:
+        self.rebalances += 1
+        given_up = {TP(p.topic, p.partition) for p in partitions}
+        logger.info("group %s: giving up %s", self.app.conf.id, _names(given_up))
+        if self.settings.on_revoke is not None:
+            self._on_loop(kafka, self.settings.on_revoke([(tp.topic, tp.partition) for tp in given_up]))
+        if self.settings.commits:
+            self._on_loop(kafka, self._commit_before_giving_up())
+        self._forget(given_up)
+        self._unassign(kafka, partitions)
+        self._on_loop(kafka, self._now_assigned(self._assigned - given_up))
+
+    def _on_lost(self, kafka: KafkaConsumer, partitions: list[TopicPartition]) -> None:
+        """The group went on without us: somebody else may own these partitions by now."""
+        self.rebalances += 1
+        lost = {TP(p.topic, p.partition) for p in partitions}
+        logger.warning("group %s: lost %s", self.app.conf.id, _names(lost))
+        self._forget(lost)
+        self._unassign(kafka, partitions)
+        self._on_loop(kafka, self._now_assigned(self._assigned - lost))
+
+    def _forget(self, partitions: set[TP]) -> None:
+        for tp in partitions:
+            key = (tp.topic, tp.partition)
+            ledger = self._ledgers.pop(key, None)
+            if ledger is not None:
+                ledger.close()
+            self._held.discard(key)
+            self._committed.pop(key, None)
+
+    def _unassign(self, kafka: KafkaConsumer, partitions: list[TopicPartition]) -> None:
+        if self._protocol == "consumer":
+            kafka.incremental_unassign(partitions)
+        else:
+            kafka.unassign()
+
+    async def _now_assigned(self, assigned: set[TP]) -> None:
+        """Tell Faust's conductor which agents get which partitions; agents on partitions that stay notice nothing."""
+        before, self._assigned = self._assigned, assigned
+        await self.app.topics.on_partitions_assigned(assigned)
+        if before - assigned:
+            await self.app.on_partitions_revoked.send(before - assigned)
+        if assigned - before:
+            await self.app.on_partitions_assigned.send(assigned)
+
+    def _on_loop(self, kafka: KafkaConsumer, work: Awaitable[None]) -> None:
+        """Run on the event loop and wait for it, from the poll thread; not past the loop's own end.
+
+        Calls to the consumer are served meanwhile, since the work may need them.
+        """
+        loop = self._main_loop
+        assert loop is not None
+
+        async def run() -> None:
+            await work
+
+        future = asyncio.run_coroutine_threadsafe(run(), loop)
+        while not loop.is_closed():
+            self._serve(kafka)
+            try:
+                future.result(timeout=0.005)
+                return
+            except TimeoutError:
+                if future.done():
+                    raise
+
+    # --- the event loop ---------------------------------------------------------------------------------------------------
+
+    async def _pump(self) -> None:
+        """Pass frames to the agents. Waits while an agent's queue is full, which fills our hands and stops the poll thread."""
+        while not self.should_stop:
+            frames = await self._batches.get()
+            for frame in frames:
+                if not frame.ledger.live:  # given up while it waited here
+                    continue
+                if self.settings.commits and not self._opened(frame):
+                    continue
+                tp = TP(frame.topic, frame.partition)
+                await self.callback(self._message(tp, frame))
+            self._in_hand.release()
+
+    def _opened(self, frame: Frame) -> bool:
+        """Open the frame's offsets in its ledger; False when all its records were finished before a restart."""
+        already = frame.ledger.open([record.offset() for record in frame.records])
+        if already:
+            skip = frozenset(already)
+            frame.records = [record for record in frame.records if record.offset() not in skip]
+        return bool(frame.records)
+
+    def _message(self, tp: TP, frame: Frame) -> ConsumerMessage:
+        last = frame.records[-1]
+        return ConsumerMessage(
+            tp.topic,
+            tp.partition,
+            last.offset(),
+            last.timestamp()[1] / 1000,
+            last.timestamp()[0],
+            (),
+            None,
+            frame,
+            None,
+            0,
+            0,
+            tp,
+            generation_id=self.app.consumer_generation_id,
+        )
+
+    def ack(self, message: ConsumerMessage) -> bool:
+        """An agent is done with a frame."""
+        if message.acked:
+            return False
+        message.acked = True
+        if self.settings.commits:
+            frame: Frame = message.value
+            frame.ledger.finish_all([record.offset() for record in frame.records])
+        return True
+
+    def track_message(self, message: ConsumerMessage) -> None:
+        """Nothing: the ledger tracks."""
+
+    async def force_commit(self, topics: object = None, start_new_transaction: bool = True) -> bool:
+        """Commit what the ledgers say, where committing is ours."""
+        if not self.settings.commits or self._kafka is None or self._halt.is_set():
+            return False
+        try:
+            return await self._commit_finished()
+        except KafkaException as error:
+            logger.warning("committing offsets of %s failed, trying again at the next interval: %s", self.app.conf.id, error)
+            return False
+
+    async def _commit_before_giving_up(self) -> None:
+        try:
+            await self._commit_finished()
+        except KafkaException as error:
+            logger.warning("the last commit before giving up partitions failed, they will repeat: %s", error)
+
+    async def _commit_finished(self) -> bool:
+        changed = {}
+        for key, ledger in list(self._ledgers.items()):
+            progress = ledger.progress()
+            if ledger.live and self._committed.get(key) != progress:
+                changed[key] = progress
+        if not changed:
+            return False
+        offsets = [TopicPartition(topic, partition, *progress) for (topic, partition), progress in changed.items()]
+        await asyncio.wrap_future(self._call(_commit, offsets))
+        self._committed.update(changed)
+        return True
+
+    async def commit_and_end_transactions(self) -> None:
+        """At Faust's stop; the revoke callback commits for good."""
+        await self.force_commit()
+
+    async def wait_empty(self) -> None:
+        """Nothing to wait for: frames that are not finished are not committed."""
+
+    # --- the rest of Faust's consumer port ---------------------------------------------------------------------------------
+
+    def assignment(self) -> set[TP]:
+        """The partitions that are ours."""
+        return set(self._assigned)
+
+    async def _drain_messages(self, fetcher: Any) -> None:
+        """Faust's fetch loop is not used: the poll thread fetches."""
+
+    async def _commit(self, offsets: Mapping[TP, int]) -> bool:
+        raise NotImplementedError("the ledgers commit")
+
+    async def _getmany(self, active_partitions: object, timeout: float) -> Any:
+        raise NotImplementedError("the poll thread fetches")
+
+    def _to_message(self, tp: TP, record: Any) -> Any:
+        raise NotImplementedError("frames are made by the poll thread")
+
+    def _new_topicpartition(self, topic: str, partition: int) -> TP:
+        return TP(topic, partition)
+
+    async def create_topic(self, *args: Any, **kwargs: Any) -> None:
+        """Topics are created by `distributary topics apply`, never by a consumer."""
+
+    def pause_partitions(self, tps: Iterable[TP]) -> None:
+        """Faust pauses everything when it stops."""
+        for tp in tps:
+            self.hold(tp.topic, tp.partition)
+
+    def resume_partitions(self, tps: Iterable[TP]) -> None:
+        for tp in tps:
+            self.release(tp.topic, tp.partition)
+
+    def stop_flow(self) -> None:
+        """Nothing: flow is stopped by not polling."""
+
+    def resume_flow(self) -> None:
+        """Nothing, as above."""
+
+    async def perform_seek(self) -> None:
+        """Nothing: positions come from the committed offsets at assignment."""
+
+    async def seek_to_committed(self) -> Mapping[TP, int]:
+        return {}
+
+    async def seek_wait(self, partitions: Mapping[TP, int]) -> None:
+        raise NotImplementedError("to replay, reset the group's offsets (distributary replay)")
+
+    async def _seek(self, partition: TP, offset: int) -> None:
+        raise NotImplementedError("to replay, reset the group's offsets (distributary replay)")
+
+    async def position(self, tp: TP) -> int | None:
+        ledger = self._ledgers.get((tp.topic, tp.partition))
+        return ledger.progress()[0] if ledger is not None else None
+
+    async def earliest_offsets(self, *partitions: TP) -> Mapping[TP, int]:
+        return {tp: bounds[0] for tp, bounds in (await self._watermarks(partitions)).items()}
+
+    async def highwaters(self, *partitions: TP) -> Mapping[TP, int]:
+        return {tp: bounds[1] for tp, bounds in (await self._watermarks(partitions)).items()}
+
+    async def _watermarks(self, partitions: Iterable[TP]) -> dict[TP, tuple[int, int]]:
+        if self._kafka is None:
+            return {}
+
+        def ask(kafka: KafkaConsumer) -> dict[TP, tuple[int, int]]:
+            return {
+                tp: kafka.get_watermark_offsets(TopicPartition(tp.topic, tp.partition), timeout=_CALL_TIMEOUT_S)
+                for tp in partitions
+            }
+
+        return await asyncio.wrap_future(self._call(ask))
+
+    def highwater(self, tp: TP) -> int:
+        return 0  # Faust's monitor only; lag is measured from committed offsets
+
+    def topic_partitions(self, topic: str) -> int | None:
+        return None
+
+    def key_partition(self, topic: str, key: bytes | None, partition: int | None = None) -> int | None:
+        return partition
+
+    def close(self) -> None:
+        """Faust's emergency exit."""
+        self._halt.set()
+
+
+class FrameProducer(FaustProducer):  # type: ignore[misc]
+    """For agents that `send()`: plain, idempotent, at-least-once. The engine's own writes go through `connectors/publisher.py`."""
+
+    async def on_start(self) -> None:
+        await super().on_start()
+        settings = getattr(self.app, "frame_settings", None)
+        bootstrap = ",".join(f"{url.host}:{url.port or 9092}" for url in self.transport.url)
+        extra = _security(settings.consumer) if settings is not None else {}
+        config = {
+            "bootstrap.servers": bootstrap,
+            "enable.idempotence": True,
+            "linger.ms": 5,
+            "compression.type": "lz4",
+            "partitioner": "murmur2_random",
+            **extra,
+        }
+        self._kafka = Producer(config, logger=logger)
+        self._halt = threading.Event()
+        self._thread = threading.Thread(target=self._poll_forever, name="frames-producer", daemon=True)
+        self._thread.start()
+
+    def _poll_forever(self) -> None:
+        while not self._halt.is_set():
+            self._kafka.poll(_POLL_S)
+
+    async def on_stop(self) -> None:
+        await self.flush()
+        self._halt.set()
+        await asyncio.to_thread(self._thread.join)
+
+    async def send(
+        self,
+        topic: str,
+        key: bytes | None,
+        value: bytes | None,
+        partition: int | None,
+        timestamp: float | None,
+        headers: Any,
+        *,
+        transactional_id: str | None = None,
+    ) -> Awaitable[RecordMetadata]:
+        """Queue a record; the returned future has its place, or the KafkaException that it failed with."""
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[RecordMetadata] = loop.create_future()
+
+        def resolve(error: KafkaError | None, message: Message) -> None:
+            if future.done():
+                return
+            if error is not None:
+                future.set_exception(KafkaException(error))
+            else:
+                tp = TP(message.topic(), message.partition())
+                future.set_result(RecordMetadata(tp.topic, tp.partition, tp, message.offset()))
+
+        def delivered(error: KafkaError | None, message: Message) -> None:
+            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+                loop.call_soon_threadsafe(resolve, error, message)
+
+        arguments: dict[str, Any] = {"on_delivery": delivered}
+        if partition is not None:
+            arguments["partition"] = partition
+        if timestamp is not None:
+            arguments["timestamp"] = int(timestamp * 1000)
+        if headers:
+            arguments["headers"] = list(headers.items() if isinstance(headers, Mapping) else headers)
+        while True:
+            try:
+                self._kafka.produce(topic, value, key, **arguments)
+            except BufferError:  # librdkafka's queue is full: wait for room
+                await asyncio.to_thread(self._kafka.flush, _POLL_S)
+            else:
+                return future
+
+    async def send_and_wait(self, *args: Any, **kwargs: Any) -> RecordMetadata:
+        return await (await self.send(*args, **kwargs))
+
+    async def flush(self) -> None:
+        """Wait until everything queued is acknowledged or failed."""
+        kafka = getattr(self, "_kafka", None)
+        if kafka is not None:
+            await asyncio.to_thread(kafka.flush)
+
+    async def create_topic(self, *args: Any, **kwargs: Any) -> None:
+        """Topics are created by `distributary topics apply`, never by a producer."""
+
+    def key_partition(self, topic: str, key: bytes) -> TP:
+        raise NotImplementedError("librdkafka partitions (murmur2_random, as Java does)")
+
+    def supports_headers(self) -> bool:
+        return True
+
+
+class Transport(base.Transport):  # type: ignore[misc]
+    """`frames://`. A subclass that knows a ledger is registered as Faust's entry point (`streams/transport.py`)."""
+
+    Consumer: ClassVar[type[FrameConsumer]] = FrameConsumer
+    Producer: ClassVar[type[FrameProducer]] = FrameProducer
+    default_port = 9092
+    driver_version = "confluent_kafka"
+
+    def default_settings(self) -> FrameSettings:
+        """For apps that set none."""
+        raise ImproperlyConfigured("set app.frame_settings to a connectors.frames.FrameSettings")
+
+
+def _commit(kafka: KafkaConsumer, offsets: list[TopicPartition]) -> None:
+    for committed in kafka.commit(offsets=offsets, asynchronous=False):
+        if committed.error is not None:
+            raise KafkaException(committed.error)
+
+
+def _security(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that every client of a cluster needs alike."""
+    return {name: value for name, value in settings.items() if name.startswith(("security.", "sasl.", "ssl."))}
+
+
+def _names(partitions: Iterable[TP]) -> str:
+    by_topic: dict[str, list[int]] = {}
+    for tp in sorted(partitions):
+        by_topic.setdefault(tp.topic, []).append(tp.partition)
+    return " ".join(f"{topic}{numbers}" for topic, numbers in by_topic.items()) or "nothing"
+
+
+def urls(bootstrap: str) -> list[URL]:
+    """`host:port,host:port` as the broker URLs that Faust wants."""
+    return [URL(f"frames://{address.strip()}") for address in bootstrap.split(",") if address.strip()]

@@ -1,0 +1,192 @@
+"""Transactions: groups of records and the offsets that they settle, written all or nothing.
+
+A `confluent_kafka.Producer` with a transactional id, worked by one thread of its own, since its calls block. Exactly once inside
+Kafka rests on the offsets going through the same transaction, with the consumer's group metadata (KIP-447): a member
+that the group has given up on is refused, so a transactional id needs to be unique per running worker, not per partition.
+A stable id (`worker_id`) makes a restarted worker end its predecessor's open transaction at once instead of after its time-out.
+
+This file does not decide what is written, and does not follow the consumer: group metadata is asked for at each transaction.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from confluent_kafka import KafkaError, KafkaException, Message, Producer, TopicPartition
+
+from schemas.errors import FencedError, RecordTooLargeError, StaleGroupError
+from schemas.frame import Out
+
+logger = logging.getLogger(__name__)
+
+#: How long an abandoned transaction can hold back readers of committed records, where the worker id is not stable.
+TRANSACTION_TIMEOUT_MS = 15_000
+RECORD_BYTES_MAX = 10 * 1024 * 1024  # above every topic of ours: what a topic takes is the broker's answer
+_CALL_TIMEOUT_S = 10.0
+_BACKOFF_S = (0.05, 0.1, 0.2, 0.5, 1.0)
+
+_STALE = frozenset(
+    {
+        KafkaError.UNKNOWN_MEMBER_ID,
+        KafkaError.ILLEGAL_GENERATION,
+        KafkaError.FENCED_INSTANCE_ID,
+        KafkaError.REBALANCE_IN_PROGRESS,
+        KafkaError.FENCED_MEMBER_EPOCH,
+        KafkaError.STALE_MEMBER_EPOCH,
+        KafkaError.GROUP_ID_NOT_FOUND,
+    }
+)
+_FENCED = frozenset({KafkaError._FENCED, KafkaError.PRODUCER_FENCED, KafkaError.INVALID_PRODUCER_EPOCH})
+_TOO_LARGE = frozenset({KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.RECORD_LIST_TOO_LARGE})
+
+
+class TransactionalPublisher:
+    """Implements `streams.ports.Publisher`."""
+
+    def __init__(self, config: Mapping[str, Any], transactional_id: str, group: Callable[[], object]) -> None:
+        """`config` needs `bootstrap.servers`; `group` answers the consumer's current group metadata."""
+        self._config = {
+            "linger.ms": 2,
+            "compression.type": "lz4",
+            "partitioner": "murmur2_random",  # as the Java clients: a key's partition is the same for all
+            "queue.buffering.max.messages": 200_000,
+            "message.max.bytes": RECORD_BYTES_MAX,
+            "transaction.timeout.ms": TRANSACTION_TIMEOUT_MS,
+            **config,
+            "transactional.id": transactional_id,
+            "delivery.report.only.error": True,
+            "on_delivery": self._on_failed,
+        }
+        self._group = group
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"publish-{transactional_id}")
+        self._producer: Producer | None = None
+        self._failed: tuple[KafkaError, str, int] | None = None
+        self._halt = threading.Event()
+        self.transactions = 0
+
+    async def start(self) -> None:
+        """Register the transactional id, which ends what a predecessor left open. KafkaException when the cluster refuses."""
+        await self._run(self._start)
+
+    async def publish(self, records: Sequence[Out], offsets: Sequence[tuple[str, int, int, str]]) -> None:
+        """One transaction; see the port. Waits out transient errors, for ever if need be: nothing is lost by waiting."""
+        await self._run(self._publish, records, offsets)
+
+    async def close(self) -> None:
+        """Let go; an open transaction is aborted."""
+        self._halt.set()
+        await self._run(self._close)
+        self._thread.shutdown(wait=True)
+
+    async def _run(self, function: Callable[..., None], *args: Any) -> None:
+        await asyncio.get_running_loop().run_in_executor(self._thread, function, *args)
+
+    # --- on the publisher's thread -----------------------------------------------------------------------------------------
+
+    def _start(self) -> None:
+        self._producer = Producer(self._config, logger=logger)
+        self._retrying(self._producer.init_transactions, 30.0)
+
+    def _close(self) -> None:
+        if self._producer is not None:
+            self._producer.purge()
+            self._producer = None
+
+    def _publish(self, records: Sequence[Out], offsets: Sequence[tuple[str, int, int, str]]) -> None:
+        attempt = 0
+        while not self._publish_once(records, offsets):
+            self._halt.wait(_BACKOFF_S[min(attempt, len(_BACKOFF_S) - 1)])
+            attempt += 1
+
+    def _publish_once(self, records: Sequence[Out], offsets: Sequence[tuple[str, int, int, str]]) -> bool:
+        """True when committed; False when aborted for a reason that may pass."""
+        producer = self._producer
+        if producer is None:
+            raise RuntimeError("the publisher is not started")
+        self._failed = None
+        producer.begin_transaction()
+        try:
+            self._produce(producer, records)
+            if offsets:
+                positions = [TopicPartition(*offset) for offset in offsets]
+                self._retrying(producer.send_offsets_to_transaction, positions, self._group(), _CALL_TIMEOUT_S)
+            self._retrying(producer.commit_transaction, _CALL_TIMEOUT_S)
+        except KafkaException as error:
+            self._settle_failure(producer, error.args[0])
+            return False
+        except BaseException:
+            self._abort(producer)
+            raise
+        self.transactions += 1
+        return True
+
+    def _produce(self, producer: Producer, records: Sequence[Out]) -> None:
+        produce = producer.produce
+        for record in records:
+            topic, key, value, partition, headers = record
+            while True:
+                try:
+                    if headers is None:
+                        produce(topic, value, key, partition)
+                    else:
+                        produce(topic, value, key, partition, headers=headers)
+                    break
+                except BufferError:  # the queue is full: let it drain
+                    producer.poll(0.05)
+                except KafkaException as error:
+                    if error.args[0].code() in _TOO_LARGE:
+                        raise RecordTooLargeError(topic, len(value or b"")) from None
+                    raise
+        producer.poll(0)
+
+    def _settle_failure(self, producer: Producer, error: KafkaError) -> None:
+        """Abort, and raise what the caller must know; return when trying again is right."""
+        code = error.code()
+        if code in _FENCED or (error.fatal() and self._failed is None):
+            raise FencedError(
+                f"another worker uses the transactional id {self._config['transactional.id']!r}: give each worker its own worker id"
+                if code in _FENCED
+                else f"the transactional producer cannot go on: {error.str()}"
+            )
+        self._abort(producer)
+        if self._failed is not None:
+            cause, topic, size = self._failed
+            if cause.code() in _TOO_LARGE:
+                raise RecordTooLargeError(topic, size)
+            logger.warning("a record for %s was refused, the transaction is tried again: %s", topic, cause.str())
+        elif code in _STALE:
+            raise StaleGroupError(error.str())
+        else:
+            logger.warning("a transaction was aborted and is tried again: %s", error.str())
+
+    def _abort(self, producer: Producer) -> None:
+        try:
+            self._retrying(producer.abort_transaction, _CALL_TIMEOUT_S)
+        except KafkaException as error:
+            raise FencedError(f"the transaction could not be aborted: {error.args[0].str()}") from None
+
+    def _retrying(self, call: Callable[..., None], *args: Any) -> None:
+        """Repeat a transactional call as long as librdkafka says that repeating it is right."""
+        attempt = 0
+        while True:
+            try:
+                call(*args)
+                return
+            except KafkaException as error:
+                if not error.args[0].retriable() or self._halt.is_set():
+                    raise
+                logger.warning("%s, trying again", error.args[0].str())
+                self._halt.wait(_BACKOFF_S[min(attempt, len(_BACKOFF_S) - 1)])
+                attempt += 1
+
+    def _on_failed(self, error: KafkaError | None, message: Message) -> None:
+        """Called, from poll and commit on this thread, for records that the broker refused."""
+        if error is None or error.code() in (KafkaError._PURGE_QUEUE, KafkaError._PURGE_INFLIGHT):
+            return
+        if self._failed is None or error.code() in _TOO_LARGE:
+            self._failed = (error, message.topic() or "", len(message.value() or b""))

@@ -1,0 +1,523 @@
+"""Dispatch: from frames of deliveries to POSTs, and from their results to settlements.
+
+Records wait in their partition's *intake* until they may be admitted: the ledger has room, the worker has room, and, in a retry
+tier, the hold is over (the head is always the oldest, so waiting is pausing the partition). An admitted delivery waits in
+its endpoint's *lane* for one of the lane's places and one of the worker's. Its result is judged, and handed to the settler with
+the delivery's offset.
+
+Everything happens on one event loop, in callbacks: no task and no future per delivery. This stage sees ports; it does not
+speak HTTP or Kafka.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import NamedTuple, assert_never
+
+import msgspec
+
+from schemas import codec
+from schemas.delivery import (
+    EXCERPT_BYTES_MAX,
+    Attempt,
+    Delivery,
+    Try,
+    decode_delivery,
+    encode_attempt,
+    encode_dead_letter,
+    encode_delivery,
+)
+from schemas.errors import UndecodableError
+from schemas.frame import Frame, OffsetLedger, Out, Record
+from schemas.post import PostResult
+from schemas.subscription import Subscription
+from schemas.topics import Topics
+from streams.core.quarantine import quarantined
+from streams.core.retry import HOLD_MS_MIN, tier_hold_ms
+from streams.core.signing import Signer
+from streams.core.verdict import Dead, Delivered, Interrupted, RetryAt, judge
+from streams.counters import Counters
+from streams.ports import Clock, Route, Sender, SubscriptionTable
+from streams.settle import Settler
+
+logger = logging.getLogger(__name__)
+
+PAUSED_WAIT_MS = 30_000  # how long a delivery of a paused subscription is put aside, again and again
+PARKED_WAIT_MS = 5_000
+ADMIT_CHUNK = 100  # records opened at a time, so that one partition does not take all the room at once
+
+
+class DispatchLimits(msgspec.Struct, frozen=True, kw_only=True):
+    """What bounds a worker. A lane is stuck when all its places have been taken for `stuck_after_s`."""
+
+    in_flight_max: int = 512
+    admitted_max: int = 4_000
+    lane_queue_max: int = 200
+    lanes_max: int = 20_000
+    stuck_after_s: float = 1.0
+
+
+class DeliverySchemas(msgspec.Struct, frozen=True):
+    """The registry's ids of our record schemas."""
+
+    delivery: int
+    attempt: int
+    dead_letter: int
+
+
+class Job(NamedTuple):
+    """An admitted delivery."""
+
+    delivery: Delivery
+    intake: Intake
+    offset: int
+
+
+class Intake:
+    """The records of one partition, in one assignment epoch, that are not admitted yet."""
+
+    __slots__ = ("blocked", "hold_ms", "in_flight", "ledger", "partition", "records", "timer", "topic")
+
+    def __init__(self, topic: str, partition: int, ledger: OffsetLedger, hold_ms: int) -> None:
+        self.topic = topic
+        self.partition = partition
+        self.ledger = ledger
+        self.hold_ms = hold_ms
+        self.records: deque[Record] = deque()
+        self.in_flight = 0
+        self.blocked = False  # by its ledger or by a hold, not by the worker's load
+        self.timer: asyncio.TimerHandle | None = None
+
+
+class Lane:
+    """One endpoint's queue and places."""
+
+    __slots__ = ("busy_since", "in_flight", "queue", "ready", "route", "signer", "subscription")
+
+    def __init__(self, subscription: Subscription, route: Route) -> None:
+        self.subscription = subscription
+        self.route = route
+        self.signer = Signer(subscription.secrets)
+        self.queue: deque[Job] = deque()
+        self.in_flight = 0
+        self.ready = False  # it stands in the dispatcher's line of lanes that can start something
+        self.busy_since = 0.0  # when the last place was taken or one came free (monotonic seconds)
+
+
+class Dispatch:
+    """The stage; one per worker. Call its methods on the event loop only."""
+
+    def __init__(
+        self,
+        topics: Topics,
+        table: SubscriptionTable,
+        sender: Sender,
+        settler: Settler,
+        clock: Clock,
+        counters: Counters,
+        schema_ids: DeliverySchemas,
+        *,
+        hold: Callable[[str, int], None],
+        release: Callable[[str, int], None],
+        limits: DispatchLimits = DispatchLimits(),  # noqa: B008 - frozen
+    ) -> None:
+        """`hold` and `release` pause and resume the fetching of a partition."""
+        self._topics = topics
+        self._tiers = topics.tiers
+        self._holds = {name: hold_ms for hold_ms, name in self._tiers.items()}
+        self._table = table
+        self._sender = sender
+        self._settler = settler
+        self._clock = clock
+        self._counters = counters
+        self._schema_ids = schema_ids
+        self._delivery_header = codec.wire_header(schema_ids.delivery)
+        self._attempt_header = codec.wire_header(schema_ids.attempt)
+        self._dead_header = codec.wire_header(schema_ids.dead_letter)
+        self._hold = hold
+        self._release = release
+        self._limits = limits
+        self._intakes: dict[tuple[str, int], Intake] = {}
+        self._lanes: dict[str, Lane] = {}
+        self._ready: deque[Lane] = deque()
+        self._in_flight = 0
+        self._admitted = 0  # opened and not yet handed to the settler
+        # Admission goes on when a tenth of the room is free, not at every single place.
+        self._admit_below = limits.admitted_max * 9 // 10
+        self._changed = asyncio.Event()
+        self._giving_up = 0
+        self._stopping = False
+        settler.on_settled(self._on_settled)
+
+    # --- admission -----------------------------------------------------------------------------------------------------
+
+    async def admit(self, frame: Frame) -> None:
+        """Take a frame; returns when the worker has room for another."""
+        if not frame.ledger.live or self._stopping:
+            return
+        key = (frame.topic, frame.partition)
+        intake = self._intakes.get(key)
+        if intake is None or intake.ledger is not frame.ledger:
+            if intake is not None:
+                self._forget(intake)
+            intake = Intake(frame.topic, frame.partition, frame.ledger, self._holds.get(frame.topic, 0))
+            self._intakes[key] = intake
+        intake.records.extend(frame.records)
+        self._pump(intake)
+        while intake.records and not intake.blocked and intake.ledger.live and not self._stopping:
+            self._changed.clear()  # the worker is at its bound: the frame's rest waits, and with it the stream
+            await self._changed.wait()
+            self._pump(intake)
+
+    def _pump(self, intake: Intake) -> None:
+        """Admit what may be admitted."""
+        records, ledger, limits = intake.records, intake.ledger, self._limits
+        intake.blocked = False
+        now_ms = self._clock.now_ms()
+        while records and ledger.live and not self._stopping:
+            if intake.hold_ms:
+                free_ms = records[0].timestamp()[1] + intake.hold_ms
+                if free_ms > now_ms:
+                    self._block(intake, (free_ms - now_ms) / 1000)
+                    return
+            if ledger.full:
+                self._block(intake, None)
+                return
+            room = limits.admitted_max - self._admitted
+            if room <= 0 or self._settler.backlog > limits.admitted_max:
+                return
+            count = 1 if intake.hold_ms else min(room, ADMIT_CHUNK, len(records))
+            chunk = [records.popleft() for _ in range(count)]
+            already = ledger.open([record.offset() for record in chunk])
+            for record in chunk:
+                if record.offset() not in already:
+                    self._admitted += 1
+                    self._take(intake, record, now_ms)
+            if already:  # their progress may be all there is to commit
+                self._settler.settle(intake.topic, intake.partition, ledger, already, ())
+            self._fill()
+        self._release(intake.topic, intake.partition)
+
+    def _block(self, intake: Intake, wait_s: float | None) -> None:
+        """Stop fetching the partition until a time has passed, or until its ledger has room."""
+        intake.blocked = True
+        self._hold(intake.topic, intake.partition)
+        if wait_s is not None and intake.timer is None:
+            loop = asyncio.get_running_loop()
+            intake.timer = loop.call_later(wait_s, self._unblock, intake)
+
+    def _unblock(self, intake: Intake) -> None:
+        intake.timer = None
+        self._pump(intake)
+
+    def _on_settled(self) -> None:
+        for intake in self._intakes.values():
+            if intake.records and intake.timer is None:
+                self._pump(intake)
+        self._changed.set()
+
+    # --- one delivery ----------------------------------------------------------------------------------------------------
+
+    def _take(self, intake: Intake, record: Record, now_ms: int) -> None:
+        """Route an admitted record: to its lane, to a tier, or to its end."""
+        try:
+            delivery = self._decode(record.value())
+        except UndecodableError as error:
+            self._quarantine(intake, record, error)
+            return
+        job = Job(delivery, intake, record.offset())
+        subscription = self._table.get(delivery.subscription_id)
+        if subscription is None:
+            self._cancel(job, now_ms)
+        elif subscription.state == "disabled":
+            self._bury(job, now_ms, "disabled", "the subscription is disabled")
+        elif subscription.state == "paused":
+            self._park(job, now_ms, PAUSED_WAIT_MS)
+        elif delivery.due_ms - now_ms >= HOLD_MS_MIN:
+            self._hop(job, delivery.due_ms - now_ms)
+        elif delivery.due_ms > now_ms:  # less than any tier holds
+            wait_s = (delivery.due_ms - now_ms) / 1000
+            asyncio.get_running_loop().call_later(wait_s, self._enqueue_late, job)
+        else:
+            self._enqueue(job, subscription)
+
+    def _decode(self, value: bytes | None) -> Delivery:
+        schema_id = codec.wire_schema_id(value)
+        if schema_id != self._schema_ids.delivery:
+            raise UndecodableError("unknown_schema", f"schema id {schema_id} is not that of a delivery")
+        assert value is not None
+        return decode_delivery(value)
+
+    def _enqueue_late(self, job: Job) -> None:
+        subscription = self._table.get(job.delivery.subscription_id)
+        if not job.intake.ledger.live or self._stopping:
+            self._drop(job)
+        elif subscription is None:
+            self._cancel(job, self._clock.now_ms())
+        else:
+            self._enqueue(job, subscription)
+            self._fill()
+
+    def _enqueue(self, job: Job, subscription: Subscription) -> None:
+        lane = self._lanes.get(subscription.id)
+        if lane is None or lane.subscription is not subscription:
+            try:
+                lane = self._refreshed(lane, subscription)
+            except ValueError as error:
+                self._bury(job, self._clock.now_ms(), "invalid_endpoint", str(error))
+                return
+        if len(lane.queue) >= self._limits.lane_queue_max and self._stuck(lane):
+            self._park(job, self._clock.now_ms(), PARKED_WAIT_MS)
+            return
+        lane.queue.append(job)
+        self._offer(lane)
+
+    def _refreshed(self, lane: Lane | None, subscription: Subscription) -> Lane:
+        """The lane for a new or changed subscription, with its queue. ValueError when the sender refuses the endpoint."""
+        route = self._sender.route(subscription.url, subscription.headers, subscription.timeout_ms / 1000)
+        if lane is None:
+            if len(self._lanes) >= self._limits.lanes_max:
+                self._lanes = {id_: kept for id_, kept in self._lanes.items() if kept.queue or kept.in_flight}
+            lane = self._lanes[subscription.id] = Lane(subscription, route)
+        else:
+            lane.subscription, lane.route, lane.signer = subscription, route, Signer(subscription.secrets)
+        return lane
+
+    def _stuck(self, lane: Lane) -> bool:
+        return (
+            lane.in_flight >= lane.subscription.max_in_flight
+            and self._clock.monotonic() - lane.busy_since > self._limits.stuck_after_s
+        )
+
+    def _offer(self, lane: Lane) -> None:
+        if not lane.ready and lane.queue and lane.in_flight < lane.subscription.max_in_flight:
+            lane.ready = True
+            self._ready.append(lane)
+
+    def _fill(self) -> None:
+        """Start deliveries, one of each lane in turn, while the worker has places."""
+        ready, limit = self._ready, self._limits.in_flight_max
+        while ready and self._in_flight < limit and not self._stopping:
+            lane = ready.popleft()
+            lane.ready = False
+            self._start(lane)
+            self._offer(lane)
+
+    def _start(self, lane: Lane) -> None:
+        job = lane.queue.popleft()
+        delivery = job.delivery
+        if not job.intake.ledger.live:
+            self._drop(job)
+            return
+        subscription = self._table.get(delivery.subscription_id)
+        now_ms = self._clock.now_ms()
+        if subscription is not lane.subscription:  # changed while it waited
+            if subscription is None:
+                self._cancel(job, now_ms)
+                return
+            try:
+                self._refreshed(lane, subscription)
+            except ValueError as error:
+                self._bury(job, now_ms, "invalid_endpoint", str(error))
+                return
+        timestamp_s = now_ms // 1000
+        headers = [
+            ("content-type", delivery.content_type),
+            ("webhook-id", delivery.id),
+            ("webhook-timestamp", str(timestamp_s)),
+            ("webhook-signature", lane.signer.sign(delivery.id, timestamp_s, delivery.body)),
+        ]
+        if delivery.traceparent is not None:
+            headers.append(("traceparent", delivery.traceparent))
+        lane.in_flight += 1
+        lane.busy_since = self._clock.monotonic()
+        job.intake.in_flight += 1
+        self._in_flight += 1
+        self._sender.post(lane.route, headers, delivery.body, partial(self._posted, lane, job, now_ms))
+
+    def _posted(self, lane: Lane, job: Job, started_ms: int, result: PostResult) -> None:
+        """The sender's answer."""
+        lane.in_flight -= 1
+        lane.busy_since = self._clock.monotonic()
+        job.intake.in_flight -= 1
+        self._in_flight -= 1
+        if job.intake.ledger.live:
+            self._judge(lane.subscription, job, started_ms, result)
+        else:
+            self._drop(job)
+        self._offer(lane)
+        self._fill()
+        if self._admitted <= self._admit_below or self._giving_up:
+            self._changed.set()
+
+    def _judge(self, subscription: Subscription, job: Job, started_ms: int, result: PostResult) -> None:
+        delivery = job.delivery
+        number = delivery.attempt + 1
+        verdict = judge(
+            result,
+            attempts=number,
+            schedule_ms=subscription.retry_schedule_ms,
+            reject_statuses=subscription.reject_statuses,
+            now_ms=self._clock.now_ms(),
+            jitter=self._clock.jitter(),
+        )
+        match verdict:
+            case Delivered():
+                self._counters["delivered"] += 1
+                self._finish(job, (self._attempt(delivery, number, "delivered", started_ms, result),))
+            case RetryAt(due_ms):
+                self._counters["retried"] += 1
+                later = _after(delivery, number, due_ms, started_ms, result)
+                attempt = self._attempt(delivery, number, "retryable", started_ms, result, due_ms)
+                self._finish(job, (attempt, self._to_tier(job, later, due_ms - self._clock.now_ms())))
+            case Dead(reason):
+                self._counters[f"dead:{reason}"] += 1
+                outcome = "exhausted" if reason == "exhausted" else "rejected"
+                last = _after(delivery, number, 0, started_ms, result)
+                letter = self._dead_letter(last, reason, result.detail or "", self._clock.now_ms())
+                self._finish(job, (self._attempt(delivery, number, outcome, started_ms, result), letter))
+            case Interrupted():
+                self._drop(job)
+            case _:
+                assert_never(verdict)
+
+    # --- ends --------------------------------------------------------------------------------------------------------------
+
+    def _finish(self, job: Job, records: Iterable[Out]) -> None:
+        self._admitted -= 1
+        intake = job.intake
+        self._settler.settle(intake.topic, intake.partition, intake.ledger, (job.offset,), tuple(records))
+
+    def _drop(self, job: Job) -> None:
+        """Leave it to whoever owns the partition next: its offset is not finished."""
+        self._admitted -= 1
+
+    def _cancel(self, job: Job, now_ms: int) -> None:
+        """The subscription is gone."""
+        self._counters["cancelled"] += 1
+        attempt = Attempt(job.delivery.attempt, "cancelled", now_ms, detail="the subscription was deleted")
+        self._finish(job, (self._attempt_record(job.delivery, attempt),))
+
+    def _bury(self, job: Job, now_ms: int, reason: str, detail: str) -> None:
+        """A dead letter without an attempt."""
+        self._counters[f"dead:{reason}"] += 1
+        attempt = Attempt(job.delivery.attempt, "rejected", now_ms, detail=detail)
+        letter = self._dead_letter(job.delivery, reason, detail, now_ms)
+        self._finish(job, (self._attempt_record(job.delivery, attempt), letter))
+
+    def _park(self, job: Job, now_ms: int, wait_ms: int) -> None:
+        """Put aside without spending an attempt."""
+        self._counters["parked"] += 1
+        later = msgspec.structs.replace(job.delivery, due_ms=now_ms + wait_ms)
+        self._finish(job, (self._to_tier(job, later, wait_ms),))
+
+    def _hop(self, job: Job, wait_ms: int) -> None:
+        """Released by a tier, and not due yet: on to a shorter one."""
+        self._counters["hops"] += 1
+        self._finish(job, (self._to_tier(job, job.delivery, wait_ms),))
+
+    def _quarantine(self, intake: Intake, record: Record, error: UndecodableError) -> None:
+        self._counters[f"quarantined:{error.reason}"] += 1
+        source = (intake.topic, intake.partition, record.offset())
+        logger.warning("quarantined %s[%s]@%s: %s (%s)", *source, error.detail, error.reason)
+        out = quarantined(
+            self._topics.quarantine, source, record.key(), record.value(), record.headers(), error.reason, error.detail
+        )
+        self._admitted -= 1
+        self._settler.settle(intake.topic, intake.partition, intake.ledger, (record.offset(),), (out,))
+
+    # --- records -----------------------------------------------------------------------------------------------------------
+
+    def _to_tier(self, job: Job, delivery: Delivery, wait_ms: int) -> Out:
+        """To the same partition of the tier, whatever the key hashes to: it must stay with this endpoint's worker."""
+        topic = self._tiers[tier_hold_ms(wait_ms)]
+        key = delivery.subscription_id.encode()
+        return (topic, key, encode_delivery(self._delivery_header, delivery), job.intake.partition, None)
+
+    def _attempt(
+        self, delivery: Delivery, number: int, outcome: str, started_ms: int, result: PostResult, due_ms: int = 0
+    ) -> Out:
+        attempt = Attempt(
+            number,
+            outcome,
+            started_ms,
+            result.duration_us,
+            result.status,
+            result.cause or "",
+            result.detail or "",
+            result.excerpt[:EXCERPT_BYTES_MAX],
+            due_ms,
+        )
+        return self._attempt_record(delivery, attempt)
+
+    def _attempt_record(self, delivery: Delivery, attempt: Attempt) -> Out:
+        value = encode_attempt(self._attempt_header, delivery, attempt)
+        return (self._topics.attempts, delivery.subscription_id.encode(), value, -1, None)
+
+    def _dead_letter(self, delivery: Delivery, reason: str, detail: str, now_ms: int) -> Out:
+        value = encode_dead_letter(self._dead_header, delivery, reason, detail, now_ms)
+        return (self._topics.dead, delivery.subscription_id.encode(), value, -1, None)
+
+    # --- giving up partitions, and the end -----------------------------------------------------------------------------------
+
+    @property
+    def in_flight(self) -> int:
+        """POSTs under way."""
+        return self._in_flight
+
+    async def give_up(self, partitions: Iterable[tuple[str, int]], deadline_s: float) -> None:
+        """Admit no more of these partitions, and wait for their POSTs under way to end and be settled, up to a deadline.
+
+        The caller closes the ledgers afterwards; what is not settled by then counts for nobody here.
+        """
+        intakes = [self._intakes[key] for key in partitions if key in self._intakes]
+        for intake in intakes:
+            self._forget(intake)
+        for lane in self._lanes.values():  # what has not started is the next owner's
+            if lane.queue:
+                gone = [job for job in lane.queue if job.intake in intakes]
+                if gone:
+                    lane.queue = deque(job for job in lane.queue if job.intake not in intakes)
+                    self._admitted -= len(gone)
+        self._giving_up += 1
+        self._changed.set()
+        try:
+            async with asyncio.timeout(deadline_s):
+                while any(intake.in_flight for intake in intakes):
+                    self._changed.clear()
+                    await self._changed.wait()
+                await self._settler.flush()
+        except TimeoutError:
+            left = sum(intake.in_flight for intake in intakes)
+            logger.warning("%s POSTs did not end within %.1f s; they will be repeated", left, deadline_s)
+        finally:
+            self._giving_up -= 1
+
+    async def stop(self, deadline_s: float) -> None:
+        """Start nothing more, and give up everything."""
+        self._stopping = True
+        self._changed.set()
+        await self.give_up(list(self._intakes), deadline_s)
+
+    def _forget(self, intake: Intake) -> None:
+        self._intakes.pop((intake.topic, intake.partition), None)
+        intake.records.clear()
+        if intake.timer is not None:
+            intake.timer.cancel()
+            intake.timer = None
+
+
+def _after(delivery: Delivery, number: int, due_ms: int, started_ms: int, result: PostResult) -> Delivery:
+    """The delivery with this attempt in its memory."""
+    entry = Try(started_ms, result.duration_us, result.status, result.cause or "", result.excerpt[:EXCERPT_BYTES_MAX])
+    return msgspec.structs.replace(
+        delivery,
+        attempt=number,
+        due_ms=due_ms,
+        first_attempt_ms=delivery.first_attempt_ms or started_ms,
+        tries=(*delivery.tries, entry),
+    )

@@ -1,0 +1,131 @@
+"""Fan-out: from frames of events to delivery records, settled with the events' offsets.
+
+Each event is decoded, matched against the subscriptions of now, and planned; results go to the settler frame by frame, so the
+order of a source partition is kept. What cannot be decoded goes to quarantine with its reason and the stream goes on; only
+a registry that does not answer makes it wait. This stage sees ports; it does not consume and does not write.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from schemas import codec
+from schemas.errors import RegistryUnavailableError, UndecodableError, UnknownSchemaError
+from schemas.event import EventDecoder, event_decoder
+from schemas.frame import Frame, Out, Record
+from schemas.topics import EVENT_BYTES_MAX, Topics
+from streams.core.fanout import Targets, deliveries
+from streams.core.quarantine import quarantined
+from streams.counters import Counters
+from streams.ports import Clock, Registry, SubscriptionTable
+from streams.settle import Settler
+
+logger = logging.getLogger(__name__)
+
+DECODERS_MAX = 10_000
+TARGETS_MAX = 50_000
+_REGISTRY_PAUSE_S = 1.0
+
+
+class FanOut:
+    """The stage; one per worker."""
+
+    def __init__(
+        self,
+        topics: Topics,
+        table: SubscriptionTable,
+        registry: Registry,
+        settler: Settler,
+        clock: Clock,
+        counters: Counters,
+        delivery_schema_id: int,
+    ) -> None:
+        """`delivery_schema_id` is the registry's id of delivery.v1."""
+        self._topics = topics
+        self._table = table
+        self._registry = registry
+        self._settler = settler
+        self._clock = clock
+        self._counters = counters
+        self._header = codec.wire_header(delivery_schema_id)
+        self._decoders: dict[int, EventDecoder] = {}
+        self._targets: dict[tuple[str, str], Targets] = {}
+
+    async def process(self, frame: Frame) -> None:
+        """Plan a frame and hand it to the settler; waits for room there."""
+        ledger = frame.ledger
+        if not ledger.live:
+            return
+        offsets = [record.offset() for record in frame.records]
+        already = ledger.open(offsets)
+        records = frame.records
+        if already:
+            skip = frozenset(already)
+            records = [record for record in records if record.offset() not in skip]
+        outs: list[Out] = []
+        for record in records:
+            try:
+                outs += await self._plan(record)
+            except UndecodableError as error:
+                outs.append(self._quarantined(frame, record, error))
+        self._counters["events"] += len(records)
+        self._settler.settle(frame.topic, frame.partition, ledger, offsets, outs)
+        await self._settler.room()
+
+    async def _plan(self, record: Record) -> list[Out]:
+        """The deliveries of one event. UndecodableError when it is not an event."""
+        value = record.value()
+        schema_id = codec.wire_schema_id(value)
+        assert value is not None  # or there would be no schema id
+        if len(value) > EVENT_BYTES_MAX:
+            raise UndecodableError("too_large", f"{len(value)} bytes are more than an event may have ({EVENT_BYTES_MAX})")
+        decoder = self._decoders.get(schema_id) or await self._decoder(schema_id)
+        kind, timestamp_ms = record.timestamp()
+        received_ms = timestamp_ms if kind else self._clock.now_ms()
+        event = decoder.decode(value, record.headers(), received_ms)
+        targets = self._targets_of(event.tenant, event.type)
+        if not targets.count:
+            self._counters["unmatched"] += 1
+            return []
+        self._counters["deliveries"] += targets.count
+        return deliveries(self._topics.deliveries, self._header, event, received_ms, targets)
+
+    def _targets_of(self, tenant: str, event_type: str) -> Targets:
+        matched = self._table.match(tenant, event_type)
+        targets = self._targets.get((tenant, event_type))
+        if targets is None or targets.subscriptions is not matched:  # the table changed
+            if len(self._targets) >= TARGETS_MAX:
+                self._targets.clear()
+            targets = Targets(matched)
+            self._targets[tenant, event_type] = targets
+        return targets
+
+    async def _decoder(self, schema_id: int) -> EventDecoder:
+        """Look the schema up, waiting for a registry that is out of reach: an event is not bad because the registry is down."""
+        while True:
+            try:
+                text = await self._registry.schema(schema_id)
+                break
+            except UnknownSchemaError:
+                raise UndecodableError("unknown_schema", f"the registry has no schema of id {schema_id}") from None
+            except RegistryUnavailableError as error:
+                self._counters["registry_waits"] += 1
+                logger.warning("waiting for the schema registry: %s", error)
+                await asyncio.sleep(_REGISTRY_PAUSE_S)
+        try:
+            decoder = event_decoder(text)
+        except ValueError as error:
+            raise UndecodableError("bad_schema", f"the schema of id {schema_id} cannot be read: {error}") from None
+        if len(self._decoders) >= DECODERS_MAX:
+            self._decoders.clear()
+        self._decoders[schema_id] = decoder
+        return decoder
+
+    def _quarantined(self, frame: Frame, record: Record, error: UndecodableError) -> Out:
+        self._counters[f"quarantined:{error.reason}"] += 1
+        source = (frame.topic, frame.partition, record.offset())
+        logger.warning("quarantined %s[%s]@%s: %s (%s)", *source, error.detail, error.reason)
+        return quarantined(
+            self._topics.quarantine, source, record.key(), record.value(), record.headers(), error.reason, error.detail
+        )

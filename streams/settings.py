@@ -1,0 +1,73 @@
+"""Settings: from `DISTRIBUTARY_*` environment variables, or `distributary.toml` in the working directory.
+
+This file only reads and validates; what a setting does is said here and done elsewhere.
+"""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, field_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+
+from schemas.topics import Topics
+
+
+class Settings(BaseSettings):
+    """All settings. An environment variable wins over the file; a command-line option wins over both."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="DISTRIBUTARY_", toml_file="distributary.toml", extra="forbid", frozen=True
+    )
+
+    bootstrap: str | None = Field(None, description="Kafka's bootstrap servers, as host:9092,host:9092")
+    prefix: str = Field("", pattern=r"^[a-zA-Z0-9._-]{0,100}$", description="put before every topic and group name")
+    partitions: int = Field(8, ge=1, le=1000, description="of every partitioned topic, when topics are created")
+    replication_factor: int = Field(-1, ge=-1, description="when topics are created; -1 for the cluster's default")
+    kafka: dict[str, Any] = Field({}, description="further librdkafka settings for every client, as JSON (security, timeouts)")
+    group_protocol: Literal["consumer", "classic"] | None = Field(None, description="default: ask the brokers")
+
+    registry_url: str | None = Field(None, description="a Confluent-compatible schema registry")
+    registry_auth: str | None = Field(None, description="user:password for it")
+    schemas: Path | None = Field(None, description="a folder of <subject>.v<n>.avsc, used when there is no registry_url")
+
+    worker_id: str | None = Field(
+        None,
+        pattern=r"^[a-zA-Z0-9._-]{1,100}$",
+        description="stable and unique per worker, as a StatefulSet's pod name: a restart then takes over at once",
+    )
+    allow_private_networks: bool = Field(False, description="deliver to loopback and private addresses too")
+    proxy: str | None = Field(None, description="deliver through this HTTP proxy (with the aiohttp sender)")
+    in_flight_max: int = Field(512, ge=1, le=65_536, description="POSTs under way in one worker")
+    drain_s: float = Field(20.0, ge=0, le=600, description="how long a stop or rebalance waits for POSTs under way")
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+
+    @field_validator("bootstrap", "registry_url", "proxy", mode="before")
+    @classmethod
+    def _empty_is_none(cls, value: object) -> object:
+        """An empty variable, as compose files leave it, is one that is not set."""
+        return value or None
+
+    @classmethod
+    def settings_customise_sources(
+        cls, settings_cls: type[BaseSettings], init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource, dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return (init_settings, env_settings, TomlConfigSettingsSource(settings_cls))
+
+    @property
+    def topics(self) -> Topics:
+        """The topic table under these settings."""
+        return Topics(prefix=self.prefix, partitions=self.partitions)
+
+    def group(self, role: Literal["fan-out", "delivery"]) -> str:
+        """The consumer group of a role."""
+        return f"{self.prefix}distributary.{role}"
+
+    @property
+    def worker_name(self) -> str:
+        """For transactional ids: `worker_id`, or else something unique that a restart does not repeat."""
+        return self.worker_id or socket.gethostname()

@@ -1,0 +1,118 @@
+"""Settling: what became of records, and their offsets, in one transaction for many.
+
+Both stages hand their results here. While one transaction is committed (a dozen milliseconds), the next group gathers, so
+groups grow with the load and a lone record waits for nobody. This file does not know what the records mean, and does not
+decide what may be committed (the ledgers do).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable, Sequence
+
+from schemas.errors import StaleGroupError
+from schemas.frame import OffsetLedger, Out
+from streams.ports import Publisher
+
+logger = logging.getLogger(__name__)
+
+_STALE_PAUSE_S = 0.1  # a poll of the consumer, which is what refreshes the group metadata
+
+Entry = tuple[str, int, OffsetLedger, Sequence[int], Sequence[Out]]
+
+
+class Settler:
+    """Groups results into transactions, in the order in which they came."""
+
+    def __init__(
+        self,
+        publisher: Publisher,
+        *,
+        group_records_max: int = 5_000,
+        group_entries_max: int = 2_000,
+        backlog_records_max: int = 20_000,
+    ) -> None:
+        """At most so many records and entries a transaction; `room()` waits while more than the backlog is gathered."""
+        self._publisher = publisher
+        self._group_records_max = group_records_max
+        self._group_entries_max = group_entries_max
+        self._backlog_records_max = backlog_records_max
+        self._entries: deque[Entry] = deque()
+        self._backlog = 0  # records gathered or being written, an entry without records counting as one
+        self._wake = asyncio.Event()
+        self._changed = asyncio.Event()
+        self._listeners: list[Callable[[], None]] = []
+
+    def on_settled(self, listener: Callable[[], None]) -> None:
+        """Call after every transaction."""
+        self._listeners.append(listener)
+
+    def settle(
+        self, topic: str, partition: int, ledger: OffsetLedger, offsets: Sequence[int], records: Sequence[Out]
+    ) -> None:
+        """The offsets of this partition come to these records (none, when there is nothing to say)."""
+        self._entries.append((topic, partition, ledger, offsets, records))
+        self._backlog += len(records) or 1
+        self._wake.set()
+
+    @property
+    def backlog(self) -> int:
+        """Records not yet durable."""
+        return self._backlog
+
+    async def room(self) -> None:
+        """Wait while the backlog is above its bound."""
+        while self._backlog > self._backlog_records_max:
+            self._changed.clear()
+            await self._changed.wait()
+
+    async def flush(self) -> None:
+        """Wait until everything handed over so far, and since, is durable or void."""
+        while self._backlog:
+            self._changed.clear()
+            await self._changed.wait()
+
+    async def run(self) -> None:
+        """Write groups until cancelled. Raises what the publisher cannot wait out: the worker must stop then."""
+        while True:
+            await self._wake.wait()
+            group, size = self._take()
+            await self._publish(group)
+            self._backlog -= size
+            self._changed.set()
+            for listener in self._listeners:
+                listener()
+
+    def _take(self) -> tuple[list[Entry], int]:
+        entries = self._entries
+        group: list[Entry] = []
+        size = 0
+        while entries and size < self._group_records_max and len(group) < self._group_entries_max:
+            entry = entries.popleft()
+            group.append(entry)
+            size += len(entry[4]) or 1
+        if not entries:
+            self._wake.clear()
+        return group, size
+
+    async def _publish(self, group: list[Entry]) -> None:
+        while True:
+            records: list[Out] = []
+            ledgers: dict[tuple[str, int], OffsetLedger] = {}
+            for topic, partition, ledger, offsets, outs in group:
+                # A partition given up meanwhile is somebody else's: its results are void, its records come again there.
+                if ledger.live:
+                    ledger.finish_all(offsets)
+                    ledgers[topic, partition] = ledger
+                    records += outs
+            if not ledgers:
+                return
+            positions = [(topic, partition, *ledger.progress()) for (topic, partition), ledger in ledgers.items()]
+            try:
+                await self._publisher.publish(records, positions)
+                return
+            except StaleGroupError as error:
+                logger.info("the group has moved on (%s); settling again what is still ours", error)
+                await asyncio.sleep(_STALE_PAUSE_S)
