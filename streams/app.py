@@ -48,3 +48,35 @@ _STATUS_EVERY_S = 10.0
 
 class WorkerError(Exception):
     """The worker cannot start or go on; one sentence with the next step."""
+
+
+class OwnSchemas(DeliverySchemas, frozen=True):
+    """The registry's ids of all our record schemas."""
+
+    event: int
+    subscription: int
+
+
+def client_config(settings: Settings) -> dict[str, Any]:
+    """What every Kafka client of ours shares. WorkerError when no cluster is named."""
+    if settings.bootstrap is None:
+        raise WorkerError("no Kafka cluster is named; set DISTRIBUTARY_BOOTSTRAP=host:9092, or try `distributary dev`")
+    return {"bootstrap.servers": settings.bootstrap, **settings.kafka}
+
+
+def make_registry(settings: Settings) -> Registry:
+    """The registry server where one is named, else the folder with our own schemas."""
+    return registry_from(
+        settings.registry_url, folder=settings.schemas, auth=settings.registry_auth, monotonic=SystemClock().monotonic
+    )
+
+
+async def register_own_schemas(registry: Registry, topics: Topics) -> OwnSchemas:
+    """Register what we write under the topics' subjects (TopicNameStrategy). Idempotent."""
+    return OwnSchemas(
+        event=await registry.register(f"{topics.events}-value", own_schema("event.v2")),
+        subscription=await registry.register(f"{topics.subscriptions}-value", own_schema("subscription.v1")),
+        delivery=await registry.register(f"{topics.deliveries}-value", own_schema("delivery.v1")),
+        attempt=await registry.register(f"{topics.attempts}-value", own_schema("attempt.v1")),
+        dead_letter=await registry.register(f"{topics.dead}-value", dead_letter_schema()),
+    )
