@@ -1,4 +1,4 @@
-"""What is shipped beside the code says what the code expects: the image, the compose file, the targets of make.
+"""What is shipped beside the code says what the code expects: image, compose file, targets of make.
 
 No Docker engine is asked: the files are read, not built.
 """
