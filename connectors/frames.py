@@ -91,9 +91,7 @@ def group_protocol(client_config: Mapping[str, Any], timeout_s: float = 10.0) ->
     return "consumer" if "consumer" in accepted else "classic"
 
 
-def consumer_config(
-    bootstrap: str, group: str, protocol: GroupProtocol, extra: Mapping[str, Any]
-) -> dict[str, Any]:
+def consumer_config(bootstrap: str, group: str, protocol: GroupProtocol, extra: Mapping[str, Any]) -> dict[str, Any]:
     """librdkafka settings for a member of a group that commits only what it says itself."""
     config: dict[str, Any] = {
         "bootstrap.servers": bootstrap,
@@ -285,7 +283,9 @@ class FrameConsumer(FaustConsumer):  # type: ignore[misc]
     def _unstall(self, kafka: KafkaConsumer) -> None:
         self._stalled = False
         held = self._held
-        partitions = [TopicPartition(tp.topic, tp.partition) for tp in self._assigned if (tp.topic, tp.partition) not in held]
+        partitions = [
+            TopicPartition(tp.topic, tp.partition) for tp in self._assigned if (tp.topic, tp.partition) not in held
+        ]
         if partitions:
             kafka.resume(partitions)
 
@@ -319,7 +319,11 @@ class FrameConsumer(FaustConsumer):  # type: ignore[misc]
     def _on_error(self, error: KafkaError) -> None:
         """librdkafka's view of the cluster; it goes on trying by itself unless the error is fatal."""
         if error.code() == KafkaError._FATAL:
-            hint = " (this cluster takes classic groups only: set group_protocol to classic)" if "ConsumerGroupHeartbeat" in error.str() else ""
+            hint = (
+                " (this cluster takes classic groups only: set group_protocol to classic)"
+                if "ConsumerGroupHeartbeat" in error.str()
+                else ""
+            )
             self._fail(KafkaException(error), hint)
         elif error.code() == KafkaError._ALL_BROKERS_DOWN:
             logger.warning("no broker answers; waiting for the cluster: %s", error.str())
@@ -488,7 +492,9 @@ class FrameConsumer(FaustConsumer):  # type: ignore[misc]
         try:
             return await self._commit_finished()
         except KafkaException as error:
-            logger.warning("committing offsets of %s failed, trying again at the next interval: %s", self.app.conf.id, error)
+            logger.warning(
+                "committing offsets of %s failed, trying again at the next interval: %s", self.app.conf.id, error
+            )
             return False
 
     async def _commit_before_giving_up(self) -> None:

@@ -74,11 +74,7 @@ def canonical(schema: str) -> bytes:
 def _without_doc(node: Any) -> Any:
     if isinstance(node, dict):
         # "doc" is documentation only where a schema or field stands; a field's default may have such a key.
-        return {
-            key: value if key == "default" else _without_doc(value)
-            for key, value in node.items()
-            if key != "doc"
-        }
+        return {key: value if key == "default" else _without_doc(value) for key, value in node.items() if key != "doc"}
     if isinstance(node, list):
         return [_without_doc(item) for item in node]
     return node

@@ -257,9 +257,7 @@ def encode_attempt(header: bytes, delivery: Delivery, attempt: Attempt) -> bytes
 
 def encode_dead_letter(header: bytes, delivery: Delivery, reason: str, detail: str, dead_ms: int) -> bytes:
     """The framed value of dead_letter.v1: the reason, and the delivery with all its attempts."""
-    return b"".join(
-        (header, put_string(reason), put_string(detail), put_long(dead_ms), _delivery_payload(delivery))
-    )
+    return b"".join((header, put_string(reason), put_string(detail), put_long(dead_ms), _delivery_payload(delivery)))
 
 
 # --- whole schemas, for registries, readers and other versions ----------------------------------------------------------

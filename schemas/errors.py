@@ -26,7 +26,9 @@ class RecordTooLargeError(Exception):
     """A record exceeds what its topic takes; nothing was written."""
 
     def __init__(self, topic: str, size_bytes: int) -> None:
-        super().__init__(f"a record of {size_bytes} bytes is more than the topic {topic} takes; raise its max.message.bytes")
+        super().__init__(
+            f"a record of {size_bytes} bytes is more than the topic {topic} takes; raise its max.message.bytes"
+        )
         self.topic = topic
         self.size_bytes = size_bytes
 

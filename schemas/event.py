@@ -78,7 +78,8 @@ class CloudEventDecoder:
         attributes = cloud_event_attributes(headers)
         if not attributes:
             raise UndecodableError(
-                "not_an_event", "neither a distributary.Event nor a record with CloudEvents headers (ce_id, ce_type, ...)"
+                "not_an_event",
+                "neither a distributary.Event nor a record with CloudEvents headers (ce_id, ce_type, ...)",
             )
         record = codec.decode(value, self._writer)
         time = attributes.get("ce_time")
@@ -120,12 +121,16 @@ def checked(event: Event) -> Event:
             _types_seen.add(event.type)
     if event.tenant not in _tenants_seen:
         if not TENANT_PATTERN.fullmatch(event.tenant):
-            raise UndecodableError("bad_field", f"the event's tenant {event.tenant[:80]!r} is not 1 to 128 of A-Z a-z 0-9 _ . : -")
+            raise UndecodableError(
+                "bad_field", f"the event's tenant {event.tenant[:80]!r} is not 1 to 128 of A-Z a-z 0-9 _ . : -"
+            )
         if len(_tenants_seen) < 10_000:
             _tenants_seen.add(event.tenant)
     for text in (event.subject, event.traceparent):
         if text is not None and len(text) > TEXT_BYTES_MAX:
-            raise UndecodableError("bad_field", f"the event's subject or traceparent is longer than {TEXT_BYTES_MAX} characters")
+            raise UndecodableError(
+                "bad_field", f"the event's subject or traceparent is longer than {TEXT_BYTES_MAX} characters"
+            )
     if not 0 <= event.time_ms <= _TIME_MS_MAX:
         raise UndecodableError("bad_field", f"the event's time {event.time_ms} is not between the years 1970 and 9999")
     return event

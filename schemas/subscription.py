@@ -61,9 +61,7 @@ State = Literal["active", "paused", "disabled"]
 PayloadFormat = Literal["standard", "data"]
 
 
-class Subscription(
-    msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True, gc=False
-):
+class Subscription(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True, gc=False):
     """One subscription; field for field `schemas/avro/subscription.v1.avsc`.
 
     Times are milliseconds since the epoch, 0 when not known. `retry_schedule_ms` holds the delays between

@@ -16,7 +16,9 @@ from schemas.frame import Frame
 Handler = Callable[[Frame], Awaitable[None]]
 
 
-def frame_agent(app: faust.App, name: str, topics: list[str], handle: Handler, fail: Callable[[Exception], None]) -> Any:
+def frame_agent(
+    app: faust.App, name: str, topics: list[str], handle: Handler, fail: Callable[[Exception], None]
+) -> Any:
     """An agent that passes every frame of these topics to `handle`; `fail` is told of what `handle` cannot cope with."""
 
     async def agent(frames: AsyncIterator[Frame]) -> None:

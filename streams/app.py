@@ -8,15 +8,16 @@ stops; nothing else.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-import uuid
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Literal
 
 import faust
 from confluent_kafka import KafkaException
 
 from connectors import frames
+from connectors.admin import check_topics
 from connectors.address_guard import AddressGuard
 from connectors.aiohttp_sender import AiohttpSender
 from connectors.clock import SystemClock
@@ -26,18 +27,17 @@ from connectors.registry import registry_from
 from connectors.subscriptions import SubscriptionsTable
 from schemas.codec import own_schema
 from schemas.delivery import dead_letter_schema
-from schemas.frame import Headers
-from streams.agents import frame_agent
+from schemas.errors import FencedError, RecordTooLargeError, RegistryUnavailableError
+from schemas.topics import Topics
+from streams.agents import Handler, frame_agent
 from streams.core.ledger import Ledger
 from streams.core.match import MatchIndex
-from streams.core.quarantine import quarantined
 from streams.counters import Counters, line
 from streams.dispatch import DeliverySchemas, Dispatch, DispatchLimits
 from streams.fan_out import FanOut
 from streams.ports import Registry, Sender
 from streams.settings import Settings
 from streams.settle import Settler
-from streams.transport import Transport
 
 logger = logging.getLogger(__name__)
 
@@ -66,9 +66,13 @@ def client_config(settings: Settings) -> dict[str, Any]:
 
 def make_registry(settings: Settings) -> Registry:
     """The registry server where one is named, else the folder with our own schemas."""
-    return registry_from(
-        settings.registry_url, folder=settings.schemas, auth=settings.registry_auth, monotonic=SystemClock().monotonic
-    )
+    conf = {"basic.auth.user.info": settings.registry_auth} if settings.registry_auth else None
+    try:
+        return registry_from(
+            url=settings.registry_url, folder=settings.schemas, conf=conf, monotonic=SystemClock().monotonic
+        )
+    except ValueError as error:
+        raise WorkerError(str(error)) from None
 
 
 async def register_own_schemas(registry: Registry, topics: Topics) -> OwnSchemas:
@@ -80,3 +84,214 @@ async def register_own_schemas(registry: Registry, topics: Topics) -> OwnSchemas
         attempt=await registry.register(f"{topics.attempts}-value", own_schema("attempt.v1")),
         dead_letter=await registry.register(f"{topics.dead}-value", dead_letter_schema()),
     )
+
+
+class Worker:
+    """Runs the roles until told to stop, or until something fails that waiting does not mend."""
+
+    def __init__(
+        self, settings: Settings, roles: Sequence[Role], *, on_ready: Callable[[], None] | None = None
+    ) -> None:
+        """`on_ready` is called once the table has caught up and partitions are assigned to every role."""
+        self.settings = settings
+        self.roles = tuple(roles)
+        self.counters = Counters()
+        self._on_ready = on_ready
+        self._clock = SystemClock()
+        self._failure: asyncio.Future[None] | None = None
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Start, work until `stop` is set, and stop in order. WorkerError when it cannot start or go on."""
+        self._failure = asyncio.get_running_loop().create_future()
+        topics = self.settings.topics
+        async with contextlib.AsyncExitStack() as stack:
+            try:
+                parts = await self._start(stack, topics)
+                await self._wait(stop, parts)
+            except KafkaException as error:
+                raise WorkerError(f"Kafka: {error.args[0].str()}") from None
+            except (RegistryUnavailableError, FencedError, RecordTooLargeError) as error:
+                raise WorkerError(str(error)) from None
+        logger.info("stopped; %s", line(self.counters))
+
+    async def _start(self, stack: contextlib.AsyncExitStack, topics: Topics) -> list[Part]:
+        """Start what all roles share, then each role. The stack undoes it in the opposite order."""
+        config = client_config(self.settings)
+        problems = await check_topics(config, topics.specs())
+        if problems:
+            raise WorkerError(
+                f"{problems[0]}; run `distributary topics apply` (and `topics check` for all {len(problems)})"
+            )
+        registry = make_registry(self.settings)
+        schema_ids = await register_own_schemas(registry, topics)
+        table = SubscriptionsTable(config, topics.subscriptions, MatchIndex(), registry)
+        stack.push_async_callback(table.stop)
+        await table.start()
+        logger.info("the subscriptions table has caught up: %s subscriptions", len(table))
+        parts: list[Part] = []
+        for role in self.roles:
+            if role == "fan-out":
+                part = self._fan_out(topics, table, registry, schema_ids)
+            else:
+                part = await self._delivery(stack, topics, table, schema_ids)
+            parts.append(part)
+            await part.start()
+            stack.push_async_callback(part.stop)
+        return parts
+
+    async def _wait(self, stop: asyncio.Event, parts: list[Part]) -> None:
+        failure = self._failure
+        assert failure is not None
+        stopped = asyncio.ensure_future(stop.wait())
+        status = asyncio.ensure_future(self._report(parts))
+        try:
+            tasks = [stopped, failure, status, *(part.settling for part in parts if part.settling is not None)]
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()  # raises what ended it
+        finally:
+            stopped.cancel()
+            status.cancel()
+
+    async def _report(self, parts: list[Part]) -> None:
+        """Say when everything is assigned, and then now and again what was done."""
+        await asyncio.gather(*(part.assigned.wait() for part in parts))
+        logger.info("ready: %s", ", ".join(self.roles))
+        if self._on_ready is not None:
+            self._on_ready()
+        before = line(self.counters)
+        while True:
+            await asyncio.sleep(_STATUS_EVERY_S)
+            now = line(self.counters)
+            if now != before:
+                logger.info("%s", now)
+                before = now
+
+    def _fail(self, error: Exception) -> None:
+        if self._failure is not None and not self._failure.done():
+            self._failure.set_exception(error)
+
+    # --- roles ---------------------------------------------------------------------------------------------------------
+
+    def _fan_out(self, topics: Topics, table: SubscriptionsTable, registry: Registry, schema_ids: OwnSchemas) -> Part:
+        part = Part(self.settings, "fan-out", self._fail)
+        stage = FanOut(topics, table, registry, part.settler, self._clock, self.counters, schema_ids.delivery)
+        part.listen("fan-out", [topics.events], stage.process)
+        return part
+
+    async def _delivery(
+        self, stack: contextlib.AsyncExitStack, topics: Topics, table: SubscriptionsTable, schema_ids: OwnSchemas
+    ) -> Part:
+        part = Part(self.settings, "delivery", self._fail)
+        sender = self._sender()
+        stack.push_async_callback(sender.close)
+        stage = Dispatch(
+            topics,
+            table,
+            sender,
+            part.settler,
+            self._clock,
+            self.counters,
+            schema_ids,
+            hold=part.hold,
+            release=part.release,
+            limits=DispatchLimits(in_flight_max=self.settings.in_flight_max),
+        )
+        part.on_give_up = stage.give_up
+        part.on_stop = stage.stop
+        part.listen("delivery", [topics.deliveries, *topics.tiers.values()], stage.admit)
+        return part
+
+    def _sender(self) -> Sender:
+        guard = AddressGuard(allow_private=self.settings.allow_private_networks)
+        if self.settings.proxy is not None:
+            return AiohttpSender(guard, proxy=self.settings.proxy)
+        return HttpSender(guard)
+
+
+class Part:
+    """One role's Faust app, publisher and settler: what starts and stops together."""
+
+    def __init__(self, settings: Settings, role: Role, fail: Callable[[Exception], None]) -> None:
+        self.settings = settings
+        self.group = settings.group(role)
+        self.assigned = asyncio.Event()
+        self.settling: asyncio.Task[None] | None = None
+        self.on_give_up: Callable[[list[tuple[str, int]], float], Awaitable[None]] | None = None
+        self.on_stop: Callable[[float], Awaitable[None]] | None = None
+        self._fail = fail
+        name = settings.worker_name
+        self.publisher = TransactionalPublisher(client_config(settings), f"{self.group}.{name}", self._group_metadata)
+        self.settler = Settler(self.publisher)
+        self.app = faust.App(
+            self.group,
+            broker=frames.urls(client_config(settings)["bootstrap.servers"]),
+            key_serializer="raw",
+            value_serializer="raw",
+            topic_disable_leader=True,
+            topic_allow_declare=False,
+            web_enabled=False,
+            stream_wait_empty=False,
+            stream_buffer_maxsize=2,  # frames; what waits here is not yet admitted
+            autodiscover=False,
+        )
+        self.app.frame_settings = frames.FrameSettings(
+            ledger=Ledger,
+            consumer=settings.kafka,
+            group_protocol=settings.group_protocol,
+            commits=False,  # the settler's transactions carry the offsets
+            on_revoke=self._on_revoke,
+        )
+        self.app.on_partitions_assigned.connect(self._on_assigned)
+
+    def listen(self, name: str, topics: list[str], handle: Handler) -> None:
+        """Declare the role's agent."""
+        frame_agent(self.app, name, topics, handle, self._fail)
+
+    async def start(self) -> None:
+        """End what a predecessor left open, then join the group."""
+        await self.publisher.start()
+        self.settling = asyncio.create_task(self.settler.run(), name=f"settle-{self.group}")
+        await self.app.start()
+
+    async def stop(self) -> None:
+        """Let what is under way end and be settled, leave the group, let go."""
+        drain_s = self.settings.drain_s
+        if self.settling is not None and not self.settling.done():
+            self.app.consumer.quiesce()
+            try:
+                async with asyncio.timeout(drain_s + 5):
+                    if self.on_stop is not None:
+                        await self.on_stop(drain_s)
+                    await self.settler.flush()
+            except TimeoutError:
+                logger.warning("%s did not settle everything in time; the next worker repeats it", self.group)
+        await self.app.stop()
+        if self.settling is not None:
+            self.settling.cancel()
+            await asyncio.gather(self.settling, return_exceptions=True)
+        await self.publisher.close()
+
+    def hold(self, topic: str, partition: int) -> None:
+        """Pause a partition's fetching."""
+        self.app.consumer.hold(topic, partition)
+
+    def release(self, topic: str, partition: int) -> None:
+        """Resume it."""
+        self.app.consumer.release(topic, partition)
+
+    def _group_metadata(self) -> object:
+        return self.app.consumer.group_metadata()
+
+    async def _on_assigned(self, app: faust.App, partitions: Any, **_: Any) -> None:
+        self.assigned.set()
+
+    async def _on_revoke(self, partitions: list[tuple[str, int]]) -> None:
+        if self.settling is None or self.settling.done():  # nothing can be settled any more
+            return
+        if self.on_give_up is not None:
+            await self.on_give_up(partitions, self.settings.drain_s)
+        else:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self.settings.drain_s):
+                    await self.settler.flush()

@@ -79,7 +79,9 @@ class FanOut:
         schema_id = codec.wire_schema_id(value)
         assert value is not None  # or there would be no schema id
         if len(value) > EVENT_BYTES_MAX:
-            raise UndecodableError("too_large", f"{len(value)} bytes are more than an event may have ({EVENT_BYTES_MAX})")
+            raise UndecodableError(
+                "too_large", f"{len(value)} bytes are more than an event may have ({EVENT_BYTES_MAX})"
+            )
         decoder = self._decoders.get(schema_id) or await self._decoder(schema_id)
         kind, timestamp_ms = record.timestamp()
         received_ms = timestamp_ms if kind else self._clock.now_ms()

@@ -6,6 +6,7 @@ This file only reads and validates; what a setting does is said here and done el
 from __future__ import annotations
 
 import socket
+import uuid
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,12 +27,16 @@ class Settings(BaseSettings):
     prefix: str = Field("", pattern=r"^[a-zA-Z0-9._-]{0,100}$", description="put before every topic and group name")
     partitions: int = Field(8, ge=1, le=1000, description="of every partitioned topic, when topics are created")
     replication_factor: int = Field(-1, ge=-1, description="when topics are created; -1 for the cluster's default")
-    kafka: dict[str, Any] = Field({}, description="further librdkafka settings for every client, as JSON (security, timeouts)")
+    kafka: dict[str, Any] = Field(
+        {}, description="further librdkafka settings for every client, as JSON (security, timeouts)"
+    )
     group_protocol: Literal["consumer", "classic"] | None = Field(None, description="default: ask the brokers")
 
     registry_url: str | None = Field(None, description="a Confluent-compatible schema registry")
     registry_auth: str | None = Field(None, description="user:password for it")
-    schemas: Path | None = Field(None, description="a folder of <subject>.v<n>.avsc, used when there is no registry_url")
+    schemas: Path | None = Field(
+        None, description="a folder of <subject>.v<n>.avsc, used when there is no registry_url"
+    )
 
     worker_id: str | None = Field(
         None,
@@ -52,8 +57,11 @@ class Settings(BaseSettings):
 
     @classmethod
     def settings_customise_sources(
-        cls, settings_cls: type[BaseSettings], init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource, dotenv_settings: PydanticBaseSettingsSource,
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         return (init_settings, env_settings, TomlConfigSettingsSource(settings_cls))
@@ -69,5 +77,5 @@ class Settings(BaseSettings):
 
     @property
     def worker_name(self) -> str:
-        """For transactional ids: `worker_id`, or else something unique that a restart does not repeat."""
-        return self.worker_id or socket.gethostname()
+        """For transactional ids: `worker_id`, or else something unique that no restart repeats."""
+        return self.worker_id or f"{socket.gethostname()}.{uuid.uuid4().hex[:12]}"

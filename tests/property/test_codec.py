@@ -18,8 +18,7 @@ from schemas.errors import UndecodableError
 
 LONG = st.integers(-(2**63), 2**63 - 1)
 OWN = {
-    name: codec.own_schema(name)
-    for name in ("attempt.v1", "delivery.v1", "event.v1", "event.v2", "subscription.v1")
+    name: codec.own_schema(name) for name in ("attempt.v1", "delivery.v1", "event.v1", "event.v2", "subscription.v1")
 } | {"dead_letter.v1": dead_letter_schema()}
 PARSED = {name: codec.parse_schema(text) for name, text in OWN.items()}
 
@@ -30,12 +29,7 @@ def by_fastavro(kind: str, value: Any) -> bytes:
     return stream.getvalue()
 
 
-EDGES = [
-    edge + step
-    for shift in range(0, 64, 7)
-    for edge in (2**shift // 2, -(2**shift) // 2)
-    for step in (-1, 0, 1)
-]
+EDGES = [edge + step for shift in range(0, 64, 7) for edge in (2**shift // 2, -(2**shift) // 2) for step in (-1, 0, 1)]
 
 
 @pytest.mark.parametrize("number", [*EDGES, 2**63 - 1, -(2**63), 8191, 8192, -8192, -8193])
@@ -101,9 +95,7 @@ def test_a_schema_id_or_undecodable(value: bytes) -> None:
 
 
 @given(st.sampled_from(sorted(OWN)), st.randoms(use_true_random=False), st.text(max_size=5))
-def test_ids_are_stable_under_key_order_white_space_and_documentation(
-    name: str, random: Any, doc: str
-) -> None:
+def test_ids_are_stable_under_key_order_white_space_and_documentation(name: str, random: Any, doc: str) -> None:
     def restated(node: Any) -> Any:
         if isinstance(node, list):
             return [restated(item) for item in node]
@@ -114,9 +106,7 @@ def test_ids_are_stable_under_key_order_white_space_and_documentation(
         return dict(items) | ({"doc": doc} if "name" in node else {})
 
     text = OWN[name]
-    again = orjson.dumps(
-        restated(orjson.loads(text)), option=random.choice([0, orjson.OPT_INDENT_2])
-    ).decode()
+    again = orjson.dumps(restated(orjson.loads(text)), option=random.choice([0, orjson.OPT_INDENT_2])).decode()
     assert codec.canonical(again) == codec.canonical(text)
     assert codec.content_id(again) == codec.content_id(text)
 

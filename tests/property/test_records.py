@@ -1,0 +1,155 @@
+"""Deliveries, attempts and dead letters: our hand-written encodings against fastavro's on the same schemas."""
+
+from __future__ import annotations
+
+import msgspec
+from hypothesis import given
+from hypothesis import strategies as st
+
+from schemas import codec, ids
+from schemas.delivery import (
+    FRESH,
+    OUTCOMES,
+    Attempt,
+    Delivery,
+    Try,
+    dead_letter_schema,
+    decode_delivery,
+    encode_attempt,
+    encode_dead_letter,
+    encode_delivery,
+    encode_fresh,
+    encode_tail,
+)
+from schemas.errors import UndecodableError
+from schemas.event import Event
+from schemas.subscription import Subscription
+from streams.core.fanout import Targets, deliveries, render
+
+DELIVERY = codec.parse_schema(codec.own_schema("delivery.v1"))
+ATTEMPT = codec.parse_schema(codec.own_schema("attempt.v1"))
+DEAD_LETTER = codec.parse_schema(dead_letter_schema())
+HEADER = codec.wire_header(7)
+
+texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
+longs = st.integers(-(2**63), 2**63 - 1)
+times = st.integers(0, 2**50)
+ints = st.integers(-(2**31), 2**31 - 1)
+
+events = st.builds(
+    Event,
+    id=texts,
+    type=st.just("order.created"),
+    tenant=texts,
+    time_ms=st.integers(0, 253_402_300_799_999),
+    data=st.binary(max_size=60),
+    subject=st.none() | texts,
+    traceparent=st.none() | texts,
+)
+tries = st.builds(Try, longs, longs, ints, texts, st.binary(max_size=20))
+
+
+def read(event: Event, received_ms: int, subscription_id: str) -> Delivery:
+    tail = encode_tail(event, received_ms, "application/json", event.data)
+    return decode_delivery(encode_fresh(HEADER, "dlv_x", codec.put_string(subscription_id) + FRESH, tail))
+
+
+@given(events, times, texts, ints, longs, longs, st.lists(tries, max_size=4))
+def test_a_delivery_means_the_same_to_fastavro(
+    event: Event, received_ms: int, subscription_id: str, attempt: int, due: int, first: int, memory: list[Try]
+) -> None:
+    delivery = msgspec.structs.replace(
+        read(event, received_ms, subscription_id),
+        attempt=attempt,
+        due_ms=due,
+        first_attempt_ms=first,
+        tries=tuple(memory),
+    )
+    value = encode_delivery(HEADER, delivery)
+    assert codec.decode(value, DELIVERY) == {
+        "id": "dlv_x",
+        "subscription_id": subscription_id,
+        "attempt": attempt,
+        "due_ms": due,
+        "first_attempt_ms": first,
+        "attempts": [msgspec.structs.asdict(entry) for entry in memory],
+        "traceparent": event.traceparent,
+        "content_type": "application/json",
+        "body": event.data,
+        "event_id": event.id,
+        "event_type": event.type,
+        "tenant": event.tenant,
+        "event_time_ms": event.time_ms,
+        "received_ms": received_ms,
+        "subject": event.subject,
+    }
+    assert decode_delivery(value) == delivery
+
+
+@given(events, times, texts, ints, st.sampled_from(OUTCOMES), longs, longs, ints, texts, texts, st.binary(max_size=9))
+def test_an_attempt_means_the_same_to_fastavro(
+    event: Event, received_ms: int, subscription_id: str, number: int, outcome: str,
+    started: int, duration: int, status: int, cause: str, detail: str, excerpt: bytes,
+) -> None:  # fmt: skip
+    delivery = read(event, received_ms, subscription_id)
+    attempt = Attempt(number, outcome, started, duration, status, cause, detail, excerpt, 12)
+    assert codec.decode(encode_attempt(HEADER, delivery, attempt), ATTEMPT) == {
+        "delivery_id": "dlv_x",
+        "subscription_id": subscription_id,
+        "event_id": event.id,
+        "event_type": event.type,
+        "tenant": event.tenant,
+        "event_time_ms": event.time_ms,
+        "received_ms": received_ms,
+        "subject": event.subject,
+        **msgspec.structs.asdict(attempt),
+    }
+
+
+@given(events, times, texts, texts, longs, st.lists(tries, max_size=3))
+def test_a_dead_letter_means_the_same_to_fastavro(
+    event: Event, received_ms: int, reason: str, detail: str, dead_ms: int, memory: list[Try]
+) -> None:
+    delivery = msgspec.structs.replace(read(event, received_ms, "s"), tries=tuple(memory))
+    letter = codec.decode(encode_dead_letter(HEADER, delivery, reason, detail, dead_ms), DEAD_LETTER)
+    assert (letter["reason"], letter["detail"], letter["dead_ms"]) == (reason, detail, dead_ms)
+    assert letter["delivery"] == codec.decode(encode_delivery(HEADER, delivery), DELIVERY)
+
+
+@given(st.binary(max_size=200))
+def test_hostile_bytes_are_undecodable_and_nothing_else(payload: bytes) -> None:
+    try:
+        decode_delivery(HEADER + payload)
+    except UndecodableError as error:
+        assert error.reason in {"truncated", "avro"}
+
+
+@given(events, times)
+def test_every_prefix_of_a_delivery_is_undecodable(event: Event, received_ms: int) -> None:
+    value = encode_delivery(HEADER, read(event, received_ms, "sub_1"))
+    for end in range(codec.HEADER_BYTES, len(value)):
+        try:
+            decode_delivery(value[:end])
+        except UndecodableError:
+            continue
+        raise AssertionError(f"the first {end} of {len(value)} bytes were taken for a delivery")
+
+
+@given(events, times, st.lists(st.from_regex(r"[A-Za-z0-9_-]{1,20}", fullmatch=True), unique=True, max_size=5))
+def test_fan_out_writes_what_a_delivery_is(event: Event, received_ms: int, names: list[str]) -> None:
+    subscriptions = tuple(
+        Subscription(id=name, url="https://example.com/", event_types=("*",), format="data" if i % 2 else "standard")
+        for i, name in enumerate(names)
+    )
+    records = deliveries("d", HEADER, event, received_ms, Targets(subscriptions))
+    assert {key for _, key, _, _, _ in records} == {name.encode() for name in names}
+    by_id = {subscription.id: subscription for subscription in subscriptions}
+    for topic, key, value, partition, headers in records:
+        assert (topic, partition, headers) == ("d", -1, None)
+        assert key is not None
+        assert value is not None
+        delivery = decode_delivery(value)
+        assert delivery.subscription_id == key.decode()
+        assert delivery.id == ids.delivery_id(event.id, delivery.subscription_id)
+        assert (delivery.content_type, delivery.body) == render(event, by_id[delivery.subscription_id].format)
+        assert (delivery.attempt, delivery.due_ms, delivery.first_attempt_ms, delivery.tries) == (0, 0, 0, ())
