@@ -80,9 +80,7 @@ class AddressGuard:
     metadata): those need an `allow`. ValueError with a sentence when a CIDR is not one.
     """
 
-    def __init__(
-        self, allow_private: bool = False, allow: Sequence[str] = (), deny: Sequence[str] = ()
-    ) -> None:
+    def __init__(self, allow_private: bool = False, allow: Sequence[str] = (), deny: Sequence[str] = ()) -> None:
         self._refused = _SPECIAL if allow_private else (*_SPECIAL, *_PRIVATE)
         self._opened = tuple(network for network, _ in _PRIVATE) if allow_private else ()
         self._allow = tuple(_network(cidr) for cidr in allow)
@@ -92,6 +90,11 @@ class AddressGuard:
     def refusal(self, address: str) -> str | None:
         """Why `address` (an IP address as text) must not be connected to, as a sentence; None when it may."""
         return self._cached(address)
+
+    @property
+    def verdicts_cached(self) -> int:
+        """How many addresses are remembered, at most `VERDICTS_CACHED_MAX`."""
+        return self._cached.cache_info().currsize
 
     def _judge(self, text: str) -> str | None:
         try:
@@ -112,9 +115,7 @@ class AddressGuard:
         if embedded:
             refused = ((form, self._kind(inner)) for inner, form in embedded if not _in(inner, self._allow))
             kind = next((f"{form} holding {inner}" for form, inner in refused if inner), None)
-        return (
-            None if kind is None else f"{text} is {kind}; allow its network if it is meant to be an endpoint."
-        )
+        return None if kind is None else f"{text} is {kind}; allow its network if it is meant to be an endpoint."
 
     def _kind(self, address: Address) -> str | None:
         """What makes an address unsuitable by default, embedded ones aside; None when nothing does."""
@@ -145,6 +146,4 @@ def _network(cidr: str) -> Network:
     try:
         return ip_network(cidr)
     except ValueError as error:
-        raise ValueError(
-            f"{cidr!r} is not a network: {error}; write it like 10.0.0.0/8 or fd00::/8."
-        ) from None
+        raise ValueError(f"{cidr!r} is not a network: {error}; write it like 10.0.0.0/8 or fd00::/8.") from None

@@ -54,7 +54,7 @@ class NotConnectedError(Exception):
 
 
 class _StopParsingError(Exception):
-    """Raised inside a parser callback to stop the parser: the response must not be read further."""
+    """Raised inside a parser callback to stop the parser: what follows must not be read."""
 
 
 class _Origin:
@@ -86,9 +86,7 @@ class _Request:
 
     __slots__ = ("connecting", "connection", "deadline", "done", "message", "origin", "repeated", "started")
 
-    def __init__(
-        self, origin: _Origin, message: bytes, done: PostDone, started: float, deadline: float
-    ) -> None:
+    def __init__(self, origin: _Origin, message: bytes, done: PostDone, started: float, deadline: float) -> None:
         self.origin = origin
         self.message = message
         self.done = done
@@ -109,7 +107,7 @@ class HttpSender:
     closed.
     `header_bytes_max` bounds the head. `ssl_context` replaces the default one (system CAs, TLS 1.2 or later).
 
-    Durations are differences of `loop.time()`, which has millisecond resolution on uvloop.
+    Deadlines are looked at every `SWEEP_S`. Durations are differences of `loop.time()`, which has millisecond resolution on uvloop.
     """
 
     def __init__(
@@ -140,9 +138,7 @@ class HttpSender:
         self._names = FieldNames()
         self._origins: WeakValueDictionary[str, _Origin] = WeakValueDictionary()
         self._pending: set[_Request] = set()
-        self._idle: OrderedDict[_Connection, float] = (
-            OrderedDict()
-        )  # with the time it became idle; the oldest first
+        self._idle: OrderedDict[_Connection, float] = OrderedDict()  # with the time it became idle; the oldest first
         self._tasks: set[asyncio.Task[_Connection]] = set()
         self._sweep: asyncio.TimerHandle | None = None
         self._sweeping = False  # whether the next sweep is soon enough for deadlines
@@ -152,6 +148,16 @@ class HttpSender:
     def in_flight(self) -> int:
         """How many POSTs have not been answered yet."""
         return len(self._pending)
+
+    @property
+    def origins(self) -> int:
+        """How many origins are known: those with a route or a connection."""
+        return len(self._origins)
+
+    @property
+    def idle_connections(self) -> int:
+        """How many connections wait for a request, at most `idle_connections_max`."""
+        return len(self._idle)
 
     def route(self, url: str, headers: Mapping[str, str], timeout_s: float) -> HttpRoute:
         """Validate a URL and static headers once; ValueError with a sentence when they must not be used."""
@@ -219,9 +225,7 @@ class HttpSender:
             request.done(result)
         except Exception as error:  # noqa: BLE001
             # The caller's mistake must not take down the connection or the sweep, which serve other requests.
-            self._loop.call_exception_handler(
-                {"message": "The done callback of a POST raised.", "exception": error}
-            )
+            self._loop.call_exception_handler({"message": "The done callback of a POST raised.", "exception": error})
 
     def _fail(self, request: _Request, cause: str, detail: str) -> None:
         duration_us = int((self._loop.time() - request.started) * 1e6)
@@ -309,12 +313,14 @@ class HttpSender:
                     "reset",
                     "The endpoint closed the connection before the request.",
                 )
-            elif request in self._pending:
-                connection.holds_slot = True
-                connection.send(request)
             else:
                 connection.holds_slot = True
-                self._release(connection, self._loop.time())
+                if request in self._pending:
+                    connection.send(request)
+                elif self._closed:
+                    connection.close()
+                else:  # its deadline passed in the meantime
+                    self._release(connection, self._loop.time())
         if failure is not None:
             self._free_slot(request.origin)
             if request in self._pending:
@@ -362,9 +368,7 @@ class HttpSender:
             except NameNotResolvedError as error:
                 raise NotConnectedError("dns_failed", str(error)) from error
             except TimeoutError:
-                raise NotConnectedError(
-                    "dns_failed", f"The name {target.host} did not resolve in time."
-                ) from None
+                raise NotConnectedError("dns_failed", f"The name {target.host} did not resolve in time.") from None
         refusals = [(address, self._guard.refusal(address)) for address in addresses]
         allowed = [address for address, refusal in refusals if refusal is None]
         if not allowed:
@@ -478,7 +482,7 @@ class _Connection(asyncio.Protocol):
 
     def on_message_begin(self) -> None:
         if self.complete:
-            self.keep = False  # something follows the complete response
+            raise _StopParsingError  # what follows the response must not change it
 
     def on_header(self, name: bytes, value: bytes) -> None:
         # Told apart by length first: this runs for every header of every response.
@@ -533,9 +537,7 @@ class _Connection(asyncio.Protocol):
         self.request = None
         sender = self.sender
         now = sender._loop.time()
-        result = PostResult(
-            self.status, int((now - request.started) * 1e6), None, None, self.excerpt, self.retry_after
-        )
+        result = PostResult(self.status, int((now - request.started) * 1e6), None, None, self.excerpt, self.retry_after)
         if self.keep and not self.transport.get_write_buffer_size():
             self.served = True
             sender._release(self, now)

@@ -120,9 +120,7 @@ def _check_host(host: str, bracketed: bool) -> bool:
     if not host:
         raise ValueError("The URL has no host; write it as https://host/path.")
     if "%" in host:
-        raise ValueError(
-            "The host of the URL holds a '%'; neither encoded names nor scoped addresses are allowed."
-        )
+        raise ValueError("The host of the URL holds a '%'; neither encoded names nor scoped addresses are allowed.")
     if not host.isascii():
         raise ValueError("The host of the URL is not ASCII; write the name in its xn-- form.")
     try:
@@ -131,9 +129,7 @@ def _check_host(host: str, bracketed: bool) -> bool:
         version = 0
     if version == 6 or bracketed:
         if version != 6 or not bracketed:
-            raise ValueError(
-                "Square brackets in the URL must hold an IPv6 address, and an IPv6 address needs them."
-            )
+            raise ValueError("Square brackets in the URL must hold an IPv6 address, and an IPv6 address needs them.")
         return True
     if version == 4:
         return True
@@ -143,9 +139,7 @@ def _check_host(host: str, bracketed: bool) -> bool:
     # 127.1, 0x7f.1 and 2130706433 are addresses to some resolvers and names to others (WHATWG URL, section
     # 3.5).
     if labels[-1].isdigit() or re.fullmatch(r"0x[0-9a-f]*", labels[-1]):
-        raise ValueError(
-            "The host of the URL looks like a number; write an IPv4 address as four decimal numbers."
-        )
+        raise ValueError("The host of the URL looks like a number; write an IPv4 address as four decimal numbers.")
     return False
 
 

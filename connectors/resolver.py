@@ -25,20 +25,22 @@ async def system_lookup(host: str) -> Sequence[str]:
     return [str(sockaddr[0]) for *_, sockaddr in found]
 
 
+#: When it is stale (loop time), the addresses, and why there are none.
+_Answer = tuple[float, tuple[str, ...], str]
+
+
 class NameNotResolvedError(Exception):
     """The host name has no address; the text is a sentence for people."""
 
 
 class Resolver:
-    """Keeps answers for `FRESH_S`, failures for `FAILURE_FRESH_S`; beyond `names_max` names, the oldest goes."""
+    """Keeps answers for `FRESH_S`, failures for `FAILURE_FRESH_S`, of the last `names_max` names."""
 
     def __init__(self, lookup: Lookup = system_lookup, names_max: int = NAMES_MAX) -> None:
         self._lookup = lookup
         self._names_max = names_max
-        self._answers: dict[
-            str, tuple[float, tuple[str, ...], str]
-        ] = {}  # stale at, addresses, or why there are none
-        self._asking: dict[str, asyncio.Task[None]] = {}
+        self._answers: dict[str, tuple[float, tuple[str, ...], str]] = {}  # stale at, addresses, or why there are none
+        self._asking: dict[str, asyncio.Task[_Answer]] = {}
 
     async def addresses(self, host: str) -> tuple[str, ...]:
         """The addresses of a name, 1 to `ADDRESSES_MAX`; `NameNotResolvedError` when there are none."""
@@ -48,8 +50,7 @@ class Resolver:
             if task is None:
                 task = self._asking[host] = asyncio.ensure_future(self._ask(host))
             # A caller that gives up must not cancel the look-up of the others.
-            await asyncio.shield(task)
-            answer = self._answers[host]
+            answer = await asyncio.shield(task)
         _, addresses, failure = answer
         if failure:
             raise NameNotResolvedError(failure)
@@ -63,7 +64,7 @@ class Resolver:
         await asyncio.gather(*tasks, return_exceptions=True)
         self._answers.clear()
 
-    async def _ask(self, host: str) -> None:
+    async def _ask(self, host: str) -> _Answer:
         addresses: tuple[str, ...] = ()
         reason = "it has no address"
         try:
@@ -78,4 +79,6 @@ class Resolver:
             del self._answers[next(iter(self._answers))]
         failure = "" if addresses else f"The name {host} did not resolve: {reason}."
         fresh_s = FAILURE_FRESH_S if failure else FRESH_S
-        self._answers[host] = (asyncio.get_running_loop().time() + fresh_s, addresses, failure)
+        answer = asyncio.get_running_loop().time() + fresh_s, addresses, failure
+        self._answers[host] = answer
+        return answer
