@@ -50,6 +50,14 @@ class WorkerError(Exception):
     """The worker cannot start or go on; one sentence with the next step."""
 
 
+async def _already_logged(*_: object) -> None:
+    """The table logs and counts a bad record; the record itself is quarantined by the role that owns its partition."""
+
+
+def _log_progress(followed: int, total: int) -> None:
+    logger.info("reading subscriptions: %s of %s records", followed, total)
+
+
 class OwnSchemas(DeliverySchemas, frozen=True):
     """The registry's ids of all our record schemas."""
 
@@ -124,7 +132,14 @@ class Worker:
             )
         registry = make_registry(self.settings)
         schema_ids = await register_own_schemas(registry, topics)
-        table = SubscriptionsTable(config, topics.subscriptions, MatchIndex(), registry)
+        table = SubscriptionsTable(
+            config,
+            topics.subscriptions,
+            index=MatchIndex(),
+            schemas=registry,
+            on_bad=_already_logged,
+            on_progress=_log_progress,
+        )
         stack.push_async_callback(table.stop)
         await table.start()
         logger.info("the subscriptions table has caught up: %s subscriptions", len(table))
