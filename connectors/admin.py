@@ -60,6 +60,13 @@ async def apply_topics(config: Mapping[str, Any], specs: Sequence[TopicSpec], re
     return await asyncio.to_thread(_apply, config, specs, replication_factor)
 
 
+async def require_topics(config: Mapping[str, Any], names: Sequence[str]) -> None:
+    """ClusterError when the cluster does not answer or one of the topics is missing."""
+    topics = (await asyncio.to_thread(lambda: connected(config).list_topics(timeout=REQUEST_SECONDS))).topics
+    if missing := [name for name in names if name not in topics]:
+        raise ClusterError(f"the topic {missing[0]} does not exist; run `distributary topics apply`, or check --prefix")
+
+
 async def delete_topics(config: Mapping[str, Any], names: Sequence[str]) -> None:
     """Remove topics with everything in them; one that is not there is no error. ClusterError."""
     await asyncio.to_thread(_delete, config, names)
@@ -279,9 +286,7 @@ def _left_smaller(specs: Sequence[TopicSpec], present: Mapping[str, TopicMetadat
     smaller = [s.name for s in specs if s.name in present and len(present[s.name].partitions) < s.partitions]
     if not smaller:
         return []
-    return [
-        f"left as they are, with fewer partitions than the settings ask for, since keys would move: {', '.join(smaller)}"
-    ]
+    return [f"left with fewer partitions than the settings ask for, since keys would move: {', '.join(smaller)}"]
 
 
 def _known(admin: AdminClient, specs: Sequence[TopicSpec]) -> bool:
