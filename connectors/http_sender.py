@@ -84,7 +84,7 @@ class HttpRoute:
 class _Request:
     """One POST until its answer. `connection` and `connecting` say where it is; neither: it waits."""
 
-    __slots__ = ("connecting", "connection", "deadline", "done", "message", "origin", "repeated", "started")
+    __slots__ = ("connecting", "connection", "deadline", "done", "message", "origin", "started")
 
     def __init__(self, origin: _Origin, message: bytes, done: PostDone, started: float, deadline: float) -> None:
         self.origin = origin
@@ -94,20 +94,19 @@ class _Request:
         self.deadline = deadline
         self.connection: _Connection | None = None
         self.connecting: asyncio.Task[_Connection] | None = None
-        self.repeated = False
 
 
 class HttpSender:
     """POSTs with pooled connections, verified TLS, deadlines, and every address judged as it is connected to.
 
     Create it while its event loop runs, and use it on that loop only. All bounds are arguments:
-    `connect_timeout_s` covers name resolution, TCP and TLS of one connection; the total time-out is the
-    route's.
-    `response_bytes_max` bounds what is read of a body: beyond it the status counts and the connection is
-    closed.
-    `header_bytes_max` bounds the head. `ssl_context` replaces the default one (system CAs, TLS 1.2 or later).
+    - `connect_timeout_s` covers name resolution, TCP and TLS of one connection; the total is the route's;
+    - `response_bytes_max`: beyond it the status counts, and the connection is closed;
+    - `header_bytes_max` bounds the head, and `excerpt_bytes_max` what is kept of the body;
+    - `ssl_context` replaces the default one (system CAs, TLS 1.2 or later).
 
-    Deadlines are looked at every `SWEEP_S`. Durations are differences of `loop.time()`, which has millisecond resolution on uvloop.
+    Deadlines are looked at every `SWEEP_S`. Durations are differences of `loop.time()`, which has millisecond
+    resolution on uvloop.
     """
 
     def __init__(
@@ -503,11 +502,10 @@ class _Connection(asyncio.Protocol):
         status = self.parser.get_status_code()
         if self.header_bytes > self.sender.header_bytes_max:
             self.failure = self._too_large()
-        elif (version := self.parser.get_http_version()) not in ("1.1", "1.0"):
+        elif self.parser.get_http_version() not in ("1.1", "1.0"):
             self.failure = "malformed_response", "The response is not HTTP/1.1."
         elif 200 <= status <= 599:
             self.status = status
-            self.keep = version == "1.1"
         elif 100 <= status < 200 and status != 101:
             self.framed = False
             self.retry_after = None
@@ -528,7 +526,7 @@ class _Connection(asyncio.Protocol):
         # An interim response (1xx) is a message too, but not the answer.
         if self.status:
             self.complete = True
-            self.keep = self.keep and self.parser.should_keep_alive()
+            self.keep = self.parser.should_keep_alive()
 
     # -- ends ------------------------------------------------------------------------------------------------
 
@@ -565,8 +563,8 @@ class _Connection(asyncio.Protocol):
             self._forget()
         elif self.status and not self.framed and error is None:
             self._finish(request)  # a body that ends with the connection (RFC 9112 section 6.3)
-        elif self.served and not self.received and not request.repeated:
-            request.repeated = True
+        elif self.served and not self.received:
+            # Once only: the connection opened for it has not served before.
             self.holds_slot = False  # the slot goes to the connection that is opened now
             self.close()
             self.sender._connect(request)

@@ -163,11 +163,11 @@ def once(answer: bytes) -> Script:
 
 
 @contextlib.contextmanager
-def black_hole() -> Iterator[int]:
-    """A port of 127.0.0.1 that never completes a handshake: its backlog is full, so new SYNs are dropped."""
+def black_hole(host: str = "127.0.0.1", port: int = 0) -> Iterator[int]:
+    """A port that never completes a handshake: its backlog is full, so new SYNs are dropped (on Linux)."""
     with contextlib.ExitStack() as stack:
         listener = stack.enter_context(socket.socket())
-        listener.bind(("127.0.0.1", 0))
+        listener.bind((host, port))
         listener.listen(0)
         for _ in range(4):
             filler = stack.enter_context(socket.socket())

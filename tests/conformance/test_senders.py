@@ -34,6 +34,7 @@ NAMES = {
     "inside.test": ["10.1.2.3", "192.168.1.1"],
     "half.test": ["10.1.2.3", "127.0.0.1"],
     "detour.test": ["127.0.0.77", "127.0.0.1"],
+    "swamp.test": ["127.0.0.78", "127.0.0.1"],
 }
 
 
@@ -321,6 +322,35 @@ async def test_a_body_may_end_with_the_connection(caller: Caller, answer: bytes)
     async with serving(once(answer)) as server:
         result = await caller.post(server.url())
     assert (result.status, result.excerpt) == (200, b"until the end")
+
+
+async def test_a_body_that_should_end_with_the_connection_may_be_cut_off(caller: Caller, kind: str) -> None:
+    # aiohttp takes a reset for the end of such a body.
+    expected = (200, None) if kind == "aiohttp" else (0, "reset")
+    head_sent = asyncio.Event()
+
+    async def script(peer: Peer) -> None:
+        await peer.request()
+        if peer.number == 1:
+            await peer.send(b"HTTP/1.1 200 OK\r\n\r\nabc")
+            await head_sent.wait()
+            peer.reset()
+        else:
+            await peer.send(OK)
+
+    async with serving(script) as server:
+        broken = caller.start(server.url())
+        assert (await caller.post(server.url())).status == 200
+        head_sent.set()
+        result = await broken
+        assert (result.status, result.cause) == expected
+
+
+async def test_http_1_0_may_ask_to_keep_the_connection(caller: Caller) -> None:
+    answer = b"HTTP/1.0 200 OK\r\nconnection: keep-alive\r\ncontent-length: 2\r\n\r\nok"
+    async with serving(answering(answer)) as server:
+        assert [(await caller.post(server.url())).status for _ in range(2)] == [200, 200]
+    assert server.connections == 1
 
 
 @pytest.mark.parametrize(
@@ -708,6 +738,12 @@ async def test_the_next_address_is_tried_when_one_does_not_connect(caller: Calle
         assert (await caller.post(server.url(host="detour.test"))).status == 200
 
 
+async def test_an_address_that_does_not_answer_leaves_time_for_the_next(kind: str) -> None:
+    async with serving(answering(OK)) as server, calling(kind, connect_timeout_s=1.0) as caller:
+        with black_hole("127.0.0.78", server.port):
+            assert (await caller.post(server.url(host="swamp.test"))).status == 200
+
+
 @pytest.mark.parametrize("host", ["hooks.test", "127.0.0.1"])
 async def test_the_guard_is_asked_about_the_address_connected_to(kind: str, host: str) -> None:
     guard = AddressGuard(allow_private=True, deny=["127.0.0.1/32"])
@@ -811,7 +847,9 @@ async def test_closing_answers_everything_once(kind: str) -> None:
         await peer.gone()
 
     with black_hole() as port:
-        async with serving(script) as server, calling(kind, connections_per_origin_max=1) as caller:
+        # The connect time-out is far away: closing must not wait for it.
+        options: dict[str, Any] = {"connections_per_origin_max": 1, "connect_timeout_s": 3_600}
+        async with serving(script) as server, calling(kind, **options) as caller:
             sent = caller.start(server.url())
             async with asyncio.timeout(10):
                 await hanging.wait()

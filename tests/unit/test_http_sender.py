@@ -120,6 +120,21 @@ async def test_a_time_out_gives_its_connection_to_the_next() -> None:
     assert server.connections_max <= 2
 
 
+async def test_a_replaced_connection_keeps_its_place() -> None:
+    async def script(peer: Peer) -> None:
+        await peer.request()
+        await peer.send(OK)
+        await peer.request()
+        while peer.number > 1:
+            await peer.send(OK)
+            await peer.request()
+
+    async with serving(script) as server, sending(connections_per_origin_max=1) as sender:
+        await start(sender, server.url())
+        await asyncio.gather(*[start(sender, server.url()) for _ in range(5)])
+    assert server.connections == 2
+
+
 async def test_failed_connections_free_their_place() -> None:
     async with serving(answering(OK)) as server:
         url = server.url()
