@@ -16,7 +16,7 @@ import contextlib
 import logging
 import threading
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, TypeVar, cast
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, TopicPartition
@@ -50,6 +50,8 @@ REASONS = frozenset(
 )
 
 BATCH_RECORDS = 500
+#: What librdkafka fetches ahead; its default would double the memory of a table that catches up.
+PREFETCH_KIB_MAX = 8 * 1024
 POLL_SECONDS = 0.1
 REQUEST_SECONDS = 5.0
 STOP_SECONDS = 10.0
@@ -92,20 +94,9 @@ class Coordinates(NamedTuple):
     offset: int
 
 
-class OnBad(Protocol):
-    """Keeps a bad record for people to look at; called on the event loop, and awaited before the table goes on."""
-
-    async def __call__(
-        self,
-        at: Coordinates,
-        key: bytes | None,
-        value: bytes | None,
-        headers: Headers | None,
-        reason: str,
-        detail: str,
-    ) -> None:
-        """`reason` is one of `REASONS`, `detail` a sentence without secrets."""
-
+#: Keeps a bad record for people to look at: coordinates, key, value, headers, reason (one of `REASONS`), and
+#: a sentence without secrets. Called on the event loop, and awaited before the table goes on.
+OnBad = Callable[[Coordinates, bytes | None, bytes | None, Headers | None, str, str], Awaitable[None]]
 
 #: (offsets followed so far, offsets to follow until caught up); the first never exceeds the second.
 OnProgress = Callable[[int, int], None]
@@ -330,19 +321,22 @@ class SubscriptionsTable:
         for one in bad:
             self.bad[one.reason] += 1
             log.error("%s[%d] offset %d is no subscription, and changes none: %s (%s)", *one.at, one.detail, one.reason)
-        results = await asyncio.gather(*(self._on_bad(*one) for one in bad), return_exceptions=True)
-        for one, result in zip(bad, results, strict=True):
-            if isinstance(result, Exception):
-                log.error("%s[%d] offset %d could not be quarantined: %s", *one.at, result)
+        await asyncio.gather(*(self._put_aside(one) for one in bad))
         self._done(progress, caught_up)
 
+    async def _put_aside(self, bad: _Bad) -> None:
+        try:
+            await self._on_bad(*bad)
+        except Exception as error:  # noqa: BLE001 - the record still stands in the topic; the table must go on
+            log.error("%s[%d] offset %d could not be quarantined: %s", *bad.at, error)
+
     def _done(self, progress: tuple[int, int] | None, caught_up: bool) -> None:
-        if progress is not None and self._on_progress is not None:
-            self._on_progress(*progress)
         if caught_up:
             self.caught_up = True
             self._ready.set_result(None)
         self._applied.release()
+        if progress is not None and self._on_progress is not None:
+            self._on_progress(*progress)
 
     def _tell(self, old: Subscription | None, new: Subscription | None) -> None:
         if old == new:
@@ -412,6 +406,8 @@ class SubscriptionsTable:
         try:
             return Consumer(
                 {
+                    "queued.max.messages.kbytes": PREFETCH_KIB_MAX,
+                    "fetch.queue.backoff.ms": 10,  # or it pauses for a second whenever it has fetched that
                     **self._conf,
                     "group.id": "distributary-table",  # required, and unused: no subscription, no commit
                     "enable.auto.commit": False,

@@ -1,0 +1,94 @@
+"""A subscriptions topic of a test's own: created, written to, and followed by a table."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from confluent_kafka import Producer
+from confluent_kafka.admin import AdminClient, NewTopic
+
+from connectors.memory import MemoryRegistry
+from connectors.subscriptions import Coordinates, OnBad, SubscriptionsTable
+from schemas import codec
+from schemas.frame import Headers
+from schemas.subscription import Subscription, checked, subscription_to_json
+from streams.core.match import MatchIndex
+
+SECRET = "whsec_" + "A" * 32
+
+
+def sub(subscription_id: str, *event_types: str, **other: Any) -> Subscription:
+    """A valid subscription; to every event type when none is given."""
+    fields = {"url": f"https://{subscription_id.replace('_', '-')}.example.com/", "secrets": (SECRET,)}
+    return checked(Subscription(id=subscription_id, event_types=event_types or ("*",), **fields | other))
+
+
+def fields_of(subscription: Subscription) -> dict[str, Any]:
+    """What fastavro writes."""
+    return {
+        name: list(value) if isinstance(value := getattr(subscription, name), tuple) else value
+        for name in Subscription.__struct_fields__
+    }
+
+
+class Bad:
+    """An `on_bad` that keeps what it is given."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[Coordinates, bytes | None, bytes | None, Headers | None, str, str]] = []
+
+    async def __call__(
+        self,
+        at: Coordinates,
+        key: bytes | None,
+        value: bytes | None,
+        headers: Headers | None,
+        reason: str,
+        detail: str,
+    ) -> None:
+        self.seen.append((at, key, value, headers, reason, detail))
+
+
+class SubscriptionsTopic:
+    """The topic; writing returns when the broker has it."""
+
+    def __init__(self, bootstrap: str, name: str, *, partitions: int = 1, cleanup: str = "compact") -> None:
+        self.conf: dict[str, Any] = {"bootstrap.servers": bootstrap}
+        self.name = name
+        self.registry = MemoryRegistry()
+        self._producer = Producer(self.conf)
+        topic = NewTopic(name, partitions, 1, config={"cleanup.policy": cleanup})
+        admin = AdminClient(self.conf)  # held until it has answered
+        admin.create_topics([topic])[name].result()
+
+    def write(
+        self, key: bytes | str | None, value: bytes | None, *, partition: int = 0, headers: Headers | None = None
+    ) -> None:
+        """One record as it is."""
+        self._producer.produce(self.name, value, key, partition=partition, headers=list(headers or []))
+        assert self._producer.flush(10) == 0
+
+    def write_all(self, subscriptions: list[Subscription]) -> None:
+        """Many at once, as JSON."""
+        for number, subscription in enumerate(subscriptions):
+            self._producer.produce(self.name, subscription_to_json(subscription), subscription.id, partition=0)
+            if number % 10_000 == 0:
+                self._producer.flush(10)
+        assert self._producer.flush(30) == 0
+
+    def put(self, subscription: Subscription, **where: Any) -> None:
+        """One subscription, as JSON."""
+        self.write(subscription.id, subscription_to_json(subscription), **where)
+
+    async def put_avro(self, subscription: Subscription) -> None:
+        """One subscription in our own schema."""
+        text = codec.own_schema("subscription.v1")
+        schema_id = await self.registry.register("subscriptions-value", text)
+        self.write(subscription.id, codec.encode(schema_id, codec.parse_schema(text), fields_of(subscription)))
+
+    def table(
+        self, on_bad: OnBad | None = None, *, conf: dict[str, Any] | None = None, **options: Any
+    ) -> SubscriptionsTable:
+        """A table that follows it; `stop` it."""
+        parts: dict[str, Any] = {"index": MatchIndex(), "schemas": self.registry, "on_bad": on_bad or Bad()}
+        return SubscriptionsTable(self.conf | (conf or {}), self.name, **parts | options)
