@@ -14,9 +14,7 @@ SECRET = "whsec_" + "A" * 32
 
 def sub(subscription_id: str, *event_types: str, **other: Any) -> Subscription:
     return checked(
-        Subscription(
-            id=subscription_id, url="https://a.b", event_types=event_types, secrets=(SECRET,), **other
-        )
+        Subscription(id=subscription_id, url="https://a.b", event_types=event_types, secrets=(SECRET,), **other)
     )
 
 
@@ -92,9 +90,7 @@ def test_remove_returns_what_it_takes_out() -> None:
 
 
 def test_a_result_is_the_same_object_until_something_that_could_change_it_changes() -> None:
-    made = index(
-        sub("a", "order.*"), sub("b", "order.created"), sub("c", "invoice.*"), sub("d", "*", tenant="t")
-    )
+    made = index(sub("a", "order.*"), sub("b", "order.created"), sub("c", "invoice.*"), sub("d", "*", tenant="t"))
     before = made.match("default", "order.created")
     made.put(sub("c", "invoice.paid"))
     made.put(sub("e", "order.updated"))

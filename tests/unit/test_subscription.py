@@ -50,9 +50,7 @@ def test_the_least_subscription_gets_the_documented_defaults() -> None:
 
 
 def test_json_leaves_out_defaults_and_comes_back_equal() -> None:
-    s = from_json(
-        event_types=["order.*", "*"], headers={"X-Team": "a"}, state="paused", reject_statuses=[404]
-    )
+    s = from_json(event_types=["order.*", "*"], headers={"X-Team": "a"}, state="paused", reject_statuses=[404])
     text = subscription_to_json(s)
     assert b"timeout_ms" not in text
     assert subscription_from_json(text) == s
