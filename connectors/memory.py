@@ -6,11 +6,24 @@ nothing, and fail only when told to.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
+import itertools
+from collections.abc import Callable, Mapping, Sequence
 
+import msgspec
+
+from connectors.http_target import AnyRoute, FieldNames, Target, parse_target, render_fields, static_headers
 from connectors.subscriptions import Index, SubscriptionChanged
 from schemas import codec
-from schemas.errors import RegistryUnavailableError, UnknownSchemaError
+from schemas.errors import (
+    FencedError,
+    RecordTooLargeError,
+    RegistryUnavailableError,
+    StaleGroupError,
+    UnknownSchemaError,
+)
+from schemas.frame import Headers, Out
+from schemas.post import PostDone, PostResult
 from schemas.subscription import Subscription
 
 
@@ -109,3 +122,197 @@ class MemoryTable:
         if old != new:
             for callback in self._callbacks:
                 callback(old, new)
+
+
+# --- Kafka, as far as a publisher sees it -------------------------------------------------------------------
+
+
+class Stored(msgspec.Struct, frozen=True):
+    """A committed record, as a consumer of committed records would read it."""
+
+    topic: str
+    partition: int
+    offset: int
+    key: bytes | None
+    value: bytes | None
+    headers: Headers | None
+
+
+class MemoryMember:
+    """A member of a consumer group: what `group_metadata()` stands for. Not `live` once the group gave up on it."""
+
+    def __init__(self, group: str) -> None:
+        self.group = group
+        self.live = True
+
+
+class MemoryKafka:
+    """Topics with their partitions, and what transactions have committed to them and to consumer groups."""
+
+    def __init__(self, partitions: Mapping[str, int], record_bytes_max: Mapping[str, int] | None = None) -> None:
+        """Partition counts by topic, and where there is one, the largest value that a topic takes."""
+        #: Committed records by topic, in the order of their transactions.
+        self.records: dict[str, list[Stored]] = {topic: [] for topic in partitions}
+        #: (offset, metadata) by (group, topic, partition).
+        self.committed: dict[tuple[str, str, int], tuple[int, str]] = {}
+        #: Cleared while no broker answers: publishers wait.
+        self.answers = asyncio.Event()
+        self.answers.set()
+        self.owners: dict[str, object] = {}
+        self._partitions = partitions
+        self._bytes_max = record_bytes_max or {}
+        self._ends: dict[tuple[str, int], int] = {}
+        self._keyless = itertools.count()
+
+    def check(self, records: Sequence[Out]) -> None:
+        """RecordTooLargeError when a record does not fit its topic; KeyError for a topic that does not exist."""
+        for topic, _, value, _, _ in records:
+            if topic not in self._partitions:
+                raise KeyError(f"there is no topic {topic}")
+            if len(value or b"") > self._bytes_max.get(topic, 1 << 62):
+                raise RecordTooLargeError(topic, len(value or b""))
+
+    def write(self, records: Sequence[Out]) -> None:
+        """Append checked records."""
+        for topic, key, value, wanted, headers in records:
+            partition = wanted if wanted >= 0 else self._partition_of(topic, key)
+            offset = self._ends.get((topic, partition), 0)
+            self._ends[topic, partition] = offset + 1
+            self.records[topic].append(Stored(topic, partition, offset, key, value, headers))
+
+    def _partition_of(self, topic: str, key: bytes | None) -> int:
+        number = next(self._keyless) if key is None else murmur2(key)
+        return (number & 0x7FFF_FFFF) % self._partitions[topic]
+
+
+class MemoryPublisher:
+    """The `Publisher` port on a `MemoryKafka`. A second one with the same transactional id fences the first."""
+
+    def __init__(self, kafka: MemoryKafka, transactional_id: str, group: Callable[[], MemoryMember]) -> None:
+        self._kafka = kafka
+        self._id = transactional_id
+        self._group = group
+        self.transactions = 0
+
+    async def start(self) -> None:
+        """Take the transactional id over."""
+        self._kafka.owners[self._id] = self
+
+    async def publish(self, records: Sequence[Out], offsets: Sequence[tuple[str, int, int, str]]) -> None:
+        """See the port."""
+        await asyncio.sleep(0)  # never done within the call, as no real one is
+        await self._kafka.answers.wait()
+        if self._kafka.owners.get(self._id) is not self:
+            raise FencedError(f"another worker uses the transactional id {self._id!r}")
+        self._kafka.check(records)
+        member = self._group()
+        if offsets and not member.live:
+            raise StaleGroupError("the group does not know this member any more")
+        self._kafka.write(records)
+        for topic, partition, offset, metadata in offsets:
+            self._kafka.committed[member.group, topic, partition] = (offset, metadata)
+        self.transactions += 1
+
+    async def close(self) -> None:
+        """Nothing to let go of."""
+
+
+def murmur2(data: bytes) -> int:
+    """How Kafka's Java clients find a key's partition: 32-bit MurmurHash2 with seed 0x9747b28c, unsigned."""
+    factor, mask = 0x5BD1E995, 0xFFFF_FFFF
+    mixed = 0x9747B28C ^ len(data)
+    whole = len(data) & ~3
+    for at in range(0, whole, 4):
+        word = int.from_bytes(data[at : at + 4], "little") * factor & mask
+        word = (word ^ word >> 24) * factor & mask
+        mixed = mixed * factor & mask ^ word
+    if rest := data[whole:]:
+        mixed = (mixed ^ int.from_bytes(rest, "little")) * factor & mask
+    mixed = (mixed ^ mixed >> 13) * factor & mask
+    return mixed ^ mixed >> 15
+
+
+# --- a sender -----------------------------------------------------------------------------------------------
+
+
+class MemoryRoute(msgspec.Struct, frozen=True):
+    """Where a `MemorySender` pretends to post to."""
+
+    target: Target
+    url: str
+    headers: tuple[tuple[str, str], ...]
+    timeout_s: float
+
+    @property
+    def origin(self) -> str:
+        """As in `Target.origin`."""
+        return self.target.origin
+
+
+class Posted(msgspec.Struct, frozen=True):
+    """One POST as the endpoint would see it; `number` counts from 0."""
+
+    number: int
+    url: str
+    headers: dict[str, str]
+    body: bytes
+
+
+#: The endpoint: what it answers, or None to leave the POST in flight until `MemorySender.answer`.
+Endpoint = Callable[[Posted], PostResult | None]
+
+
+class MemorySender:
+    """The `Sender` port without a network. What was posted is in `posted`; time-outs do not happen by themselves."""
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self.posted: list[Posted] = []
+        self._endpoint = endpoint
+        self._names = FieldNames()
+        self._numbers = itertools.count()
+        self._waiting: dict[int, PostDone] = {}
+        self._closed = False
+
+    def route(self, url: str, headers: Mapping[str, str], timeout_s: float) -> MemoryRoute:
+        """See the port: the same URLs and headers are refused as by the senders that do post."""
+        if not timeout_s > 0:
+            raise ValueError("The time-out must be greater than 0 seconds.")
+        return MemoryRoute(parse_target(url), url, tuple(static_headers(headers, self._names)), timeout_s)
+
+    def post(self, route: AnyRoute, headers: Sequence[tuple[str, str]], body: bytes, done: PostDone) -> None:
+        """See the port. TypeError for another sender's route."""
+        if not isinstance(route, MemoryRoute):
+            raise TypeError("post() needs a route made by this sender's route().")
+        loop = asyncio.get_running_loop()
+        if self._closed:
+            loop.call_soon(done, PostResult(0, 0, "shutdown", "The sender is closed."))
+            return
+        number = next(self._numbers)
+        self._waiting[number] = done
+        try:
+            render_fields(headers, self._names)
+        except ValueError as error:
+            loop.call_soon(self.answer, number, PostResult(0, 0, "invalid_request", str(error)))
+            return
+        posted = Posted(number, route.url, dict([*route.headers, *headers]), body)
+        self.posted.append(posted)
+        result = self._endpoint(posted)
+        if result is not None:
+            loop.call_soon(self.answer, number, result)
+
+    def answer(self, number: int, result: PostResult) -> None:
+        """Answer the POST of this number, unless it was answered."""
+        done = self._waiting.pop(number, None)
+        if done is not None:
+            done(result)
+
+    @property
+    def in_flight(self) -> int:
+        """POSTs without an answer."""
+        return len(self._waiting)
+
+    async def close(self) -> None:
+        """See the port."""
+        self._closed = True
+        for number in list(self._waiting):
+            self.answer(number, PostResult(0, 0, "shutdown", "The sender was closed while the request was in flight."))

@@ -100,6 +100,8 @@ class TransactionalPublisher:
     def _publish(self, records: Sequence[Out], offsets: Sequence[tuple[str, int, int, str]]) -> None:
         attempt = 0
         while not self._publish_once(records, offsets):
+            if self._halt.is_set():
+                raise FencedError("the publisher was closed before the transaction could be committed")
             self._halt.wait(_BACKOFF_S[min(attempt, len(_BACKOFF_S) - 1)])
             attempt += 1
 
@@ -109,8 +111,8 @@ class TransactionalPublisher:
         if producer is None:
             raise RuntimeError("the publisher is not started")
         self._failed = None
-        producer.begin_transaction()
         try:
+            producer.begin_transaction()
             self._produce(producer, records)
             if offsets:
                 positions = [TopicPartition(*offset) for offset in offsets]

@@ -1,0 +1,373 @@
+"""What every publisher promises: run on the fake and on librdkafka with a real Kafka.
+
+A harness shows what a consumer of committed records and the group's coordinator see; nothing here looks inside a publisher.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Iterable
+from typing import Protocol
+
+import pytest
+from confluent_kafka import Consumer, TopicPartition
+from confluent_kafka.admin import AdminClient, NewTopic
+
+from connectors.local_kafka import Cluster
+from connectors.memory import MemoryKafka, MemoryMember, MemoryPublisher, Stored, murmur2
+from connectors.publisher import TransactionalPublisher
+from schemas.errors import FencedError, RecordTooLargeError, StaleGroupError
+from schemas.frame import Out
+from streams.ports import Publisher
+from tests.helpers import eventually, eventually_async
+
+PARTITIONS = 4
+SMALL_BYTES_MAX = 10_000
+
+
+class StartedPublisher(Publisher, Protocol):
+    """The port, and what the composition root calls besides."""
+
+    transactions: int
+
+    async def start(self) -> None: ...
+
+    async def close(self) -> None: ...
+
+
+class World(Protocol):
+    """A Kafka with the topics `out` (4 partitions), `small` (1, at most 10,000 bytes) and `source` (4)."""
+
+    def topic(self, name: str) -> str: ...
+
+    async def member(self) -> None:
+        """Join the group; `leave` ends it."""
+
+    async def leave(self) -> None: ...
+
+    async def publisher(self, transactional_id: str) -> StartedPublisher:
+        """A started one that commits offsets as the member of now."""
+
+    async def read(self, topic: str) -> list[Stored]:
+        """Everything committed, by partition and offset."""
+
+    async def committed(self, topic: str, partition: int) -> tuple[int, str] | None: ...
+
+
+class MemoryWorld:
+    def __init__(self) -> None:
+        self._kafka = MemoryKafka(
+            {"out": PARTITIONS, "small": 1, "source": PARTITIONS}, record_bytes_max={"small": SMALL_BYTES_MAX}
+        )
+        self._member = MemoryMember("group")
+
+    def topic(self, name: str) -> str:
+        return name
+
+    async def member(self) -> None:
+        self._member = MemoryMember("group")
+
+    async def leave(self) -> None:
+        self._member.live = False
+
+    async def publisher(self, transactional_id: str) -> StartedPublisher:
+        publisher = MemoryPublisher(self._kafka, transactional_id, lambda: self._member)
+        await publisher.start()
+        return publisher
+
+    async def read(self, topic: str) -> list[Stored]:
+        return sorted(self._kafka.records[topic], key=lambda record: (record.partition, record.offset))
+
+    async def committed(self, topic: str, partition: int) -> tuple[int, str] | None:
+        return self._kafka.committed.get(("group", topic, partition))
+
+
+class KafkaWorld:
+    def __init__(self, bootstrap: str, prefix: str) -> None:
+        self._bootstrap = bootstrap
+        self._prefix = prefix
+        self._member: Consumer | None = None
+        self._group: object = None
+        self._publishers: list[TransactionalPublisher] = []
+        admin = AdminClient({"bootstrap.servers": bootstrap})
+        topics = [
+            NewTopic(self.topic("out"), PARTITIONS, 1),
+            NewTopic(self.topic("small"), 1, 1, config={"max.message.bytes": str(SMALL_BYTES_MAX)}),
+            NewTopic(self.topic("source"), PARTITIONS, 1),
+        ]
+        for future in admin.create_topics(topics).values():
+            future.result(timeout=10)
+
+    def topic(self, name: str) -> str:
+        return f"{self._prefix}{name}"
+
+    def _consumer(self, group: str) -> Consumer:
+        return Consumer(
+            {
+                "bootstrap.servers": self._bootstrap,
+                "group.id": group,
+                "group.protocol": "consumer",
+                "isolation.level": "read_committed",
+                "auto.offset.reset": "earliest",
+                "enable.auto.commit": False,
+                "enable.partition.eof": True,
+            }
+        )
+
+    async def member(self) -> None:
+        await self.leave()
+        self._member = self._consumer(f"{self._prefix}group")
+        self._member.subscribe([self.topic("source")])
+
+        def joined() -> bool:
+            assert self._member is not None
+            self._member.poll(0.05)
+            return len(self._member.assignment()) == PARTITIONS
+
+        await eventually_async(joined, message="the member has its partitions")
+        self._group = self._member.consumer_group_metadata()
+
+    async def leave(self) -> None:
+        if self._member is not None:
+            self._member.close()
+            self._member = None
+
+    async def publisher(self, transactional_id: str) -> StartedPublisher:
+        publisher = TransactionalPublisher(
+            {"bootstrap.servers": self._bootstrap}, f"{self._prefix}{transactional_id}", lambda: self._group
+        )
+        self._publishers.append(publisher)
+        await publisher.start()
+        return publisher
+
+    async def read(self, topic: str) -> list[Stored]:
+        return await asyncio.to_thread(self._read, topic)
+
+    def _read(self, topic: str) -> list[Stored]:
+        consumer = self._consumer(f"{self._prefix}reader")
+        partitions = consumer.list_topics(topic, timeout=10).topics[topic].partitions
+        consumer.assign([TopicPartition(topic, number, 0) for number in partitions])
+        found: list[Stored] = []
+        ended: set[int] = set()
+        while len(ended) < len(partitions):
+            message = consumer.poll(10)
+            assert message is not None, "the partitions do not end"
+            if message.error() is not None:
+                ended.add(message.partition())
+                continue
+            place = (message.topic(), message.partition(), message.offset())
+            found.append(Stored(*place, message.key(), message.value(), message.headers()))
+        consumer.close()
+        return sorted(found, key=lambda record: (record.partition, record.offset))
+
+    async def committed(self, topic: str, partition: int) -> tuple[int, str] | None:
+        consumer = self._consumer(f"{self._prefix}group")
+        (answer,) = await asyncio.to_thread(consumer.committed, [TopicPartition(topic, partition)], 10)
+        consumer.close()
+        return (answer.offset, answer.metadata) if answer.offset >= 0 else None
+
+    async def close(self) -> None:
+        await self.leave()
+        for publisher in self._publishers:
+            await publisher.close()
+
+
+@pytest.fixture(params=["memory", "kafka"])
+async def world(request: pytest.FixtureRequest, prefix: str) -> AsyncIterator[World]:
+    if request.param == "memory":
+        yield MemoryWorld()
+        return
+    kafka: Cluster = request.getfixturevalue("kafka")
+    real = KafkaWorld(kafka.bootstrap, prefix)
+    try:
+        yield real
+    finally:
+        await real.close()
+
+
+def record(topic: str, value: bytes | None, key: bytes | None = b"k", partition: int = -1) -> Out:
+    return (topic, key, value, partition, None)
+
+
+def values(records: Iterable[Stored]) -> list[bytes | None]:
+    return [stored.value for stored in records]
+
+
+async def test_records_and_offsets_are_committed_together(world: World) -> None:
+    out, source = world.topic("out"), world.topic("source")
+    await world.member()
+    publisher = await world.publisher("a")
+    metadata = "r" + "x" * 3_500
+    await publisher.publish([record(out, b"1"), record(out, b"2")], [(source, 0, 7, metadata), (source, 3, 1, "")])
+    assert values(await world.read(out)) == [b"1", b"2"]
+    assert await world.committed(source, 0) == (7, metadata)
+    assert (await world.committed(source, 3) or (0, ""))[0] == 1
+    assert await world.committed(source, 1) is None
+    assert publisher.transactions == 1
+
+
+async def test_offsets_alone_and_records_alone(world: World) -> None:
+    out, source = world.topic("out"), world.topic("source")
+    await world.member()
+    publisher = await world.publisher("a")
+    await publisher.publish([], [(source, 0, 5, "m")])
+    assert await world.committed(source, 0) == (5, "m")
+    await publisher.publish([record(out, b"1")], [])
+    assert values(await world.read(out)) == [b"1"]
+
+
+async def test_null_values_null_keys_headers_and_named_partitions_are_kept(world: World) -> None:
+    out = world.topic("out")
+    publisher = await world.publisher("a")
+    headers: list[tuple[str, bytes | None]] = [("a", b"1"), ("b", None), ("a", b"\x00\xff")]
+    await publisher.publish(
+        [(out, b"gone", None, 2, None), (out, None, b"no key", 2, None), (out, b"k", b"v", 2, headers)], []
+    )
+    stored = await world.read(out)
+    assert [(one.partition, one.key, one.value) for one in stored] == [
+        (2, b"gone", None),
+        (2, None, b"no key"),
+        (2, b"k", b"v"),
+    ]
+    assert [list(one.headers or ()) for one in stored] == [[], [], headers]
+
+
+async def test_a_key_goes_where_java_clients_send_it(world: World) -> None:
+    out = world.topic("out")
+    publisher = await world.publisher("a")
+    keys = [f"sub_{number}".encode() for number in range(40)] + [b"", b"a", b"ab", b"abc", "schlüssel".encode()]
+    await publisher.publish([record(out, b"v", key) for key in keys if key], [])
+    stored = await world.read(out)
+    assert {one.key: one.partition for one in stored} == {
+        key: (murmur2(key) & 0x7FFF_FFFF) % PARTITIONS for key in keys if key
+    }
+    assert {one.partition for one in stored} == set(range(PARTITIONS))
+
+
+def test_murmur2_is_java_s() -> None:
+    """The figures are those of `UtilsTest.testMurmur2` in Apache Kafka, as unsigned numbers."""
+    java = {b"21": -973932308, b"foobar": -790332482, b"a-little-bit-long-string": -985981536, b"abc": 479470107}
+    assert {key: murmur2(key) for key in java} == {key: number & 0xFFFF_FFFF for key, number in java.items()}
+
+
+async def test_a_second_publisher_of_the_same_id_fences_the_first(world: World) -> None:
+    out, source = world.topic("out"), world.topic("source")
+    await world.member()
+    first = await world.publisher("same")
+    await first.publish([record(out, b"1")], [(source, 0, 1, "")])
+    second = await world.publisher("same")
+    for _ in range(2):  # and for good
+        with pytest.raises(FencedError, match="worker id|cannot go on|another worker"):
+            await first.publish([record(out, b"never")], [(source, 0, 99, "")])
+    await second.publish([record(out, b"2")], [(source, 0, 2, "")])
+    assert values(await world.read(out)) == [b"1", b"2"]
+    assert (await world.committed(source, 0) or (0, ""))[0] == 2
+
+
+async def test_a_member_that_left_is_refused_and_the_next_one_is_not(world: World) -> None:
+    out, source = world.topic("out"), world.topic("source")
+    await world.member()
+    publisher = await world.publisher("a")
+    await publisher.publish([record(out, b"1")], [(source, 0, 1, "")])
+    await world.leave()
+    with pytest.raises(StaleGroupError):
+        await publisher.publish([record(out, b"never")], [(source, 0, 99, "")])
+    await world.member()
+    await publisher.publish([record(out, b"2")], [(source, 0, 2, "")])
+    assert values(await world.read(out)) == [b"1", b"2"]
+    assert (await world.committed(source, 0) or (0, ""))[0] == 2
+
+
+async def test_a_record_that_its_topic_does_not_take_leaves_nothing(world: World) -> None:
+    out, small, source = world.topic("out"), world.topic("small"), world.topic("source")
+    await world.member()
+    publisher = await world.publisher("a")
+    # Incompressible, or the batch would fit after all.
+    large = b"".join(murmur2(number.to_bytes(4, "big")).to_bytes(4, "big") for number in range(10_000))
+    with pytest.raises(RecordTooLargeError) as caught:
+        await publisher.publish(
+            [record(out, b"never"), record(small, large), record(out, b"never either")], [(source, 0, 99, "")]
+        )
+    assert (caught.value.topic, caught.value.size_bytes) == (small, len(large))
+    await publisher.publish([record(out, b"1"), record(small, b"fits")], [(source, 0, 1, "")])
+    assert values(await world.read(out)) == [b"1"]
+    assert values(await world.read(small)) == [b"fits"]
+    assert (await world.committed(source, 0) or (0, ""))[0] == 1
+
+
+async def test_order_within_a_key_is_the_order_of_publishing(world: World) -> None:
+    out = world.topic("out")
+    publisher = await world.publisher("a")
+    for start in range(0, 3_000, 1_000):
+        await publisher.publish([record(out, b"%d" % number) for number in range(start, start + 1_000)], [])
+    assert values(await world.read(out)) == [b"%d" % number for number in range(3_000)]
+
+
+# --- the real one alone: what has no counterpart without a network ---------------------------------------------------
+
+
+async def test_closing_an_idle_publisher_returns_and_its_id_can_be_taken_over(kafka: Cluster, prefix: str) -> None:
+    world = KafkaWorld(kafka.bootstrap, prefix)
+    first = TransactionalPublisher({"bootstrap.servers": kafka.bootstrap}, f"{prefix}a", lambda: None)
+    await first.start()
+    await asyncio.wait_for(first.close(), 10)
+    second = await world.publisher("a")
+    await second.publish([record(world.topic("out"), b"1")], [])
+    await world.close()
+
+
+@contextlib.asynccontextmanager
+async def running(work: Awaitable[None]) -> AsyncIterator[asyncio.Future[None]]:
+    task = asyncio.ensure_future(work)
+    try:
+        yield task
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_while_a_topic_is_missing_it_waits_and_then_goes_on(kafka: Cluster, prefix: str) -> None:
+    world = KafkaWorld(kafka.bootstrap, prefix)
+    publisher = await world.publisher("a")
+    admin = AdminClient({"bootstrap.servers": kafka.bootstrap})
+    late = f"{prefix}late"
+    async with running(publisher.publish([record(late, b"1")], [])) as publishing:
+        done, _ = await asyncio.wait([publishing], timeout=0.5)
+        assert not done
+        admin.create_topics([NewTopic(late, 1, 1)])[late].result(timeout=10)
+        await asyncio.wait_for(publishing, 30)
+    assert values(await world.read(late)) == [b"1"]
+    await world.close()
+
+
+async def test_a_transaction_that_took_too_long_is_void(kafka: Cluster, prefix: str) -> None:
+    """As after a long pause of the process: the coordinator has ended the transaction, and nothing of it may appear."""
+    world = KafkaWorld(kafka.bootstrap, prefix)
+    await world.member()
+    out, source = world.topic("out"), world.topic("source")
+    reader = Consumer({"bootstrap.servers": kafka.bootstrap, "group.id": f"{prefix}r"})
+    asked = 0
+
+    def last_stable_offset() -> int:
+        return int(reader.get_watermark_offsets(TopicPartition(out, 0), timeout=5)[1])
+
+    def group() -> object:
+        """Called inside the transaction: wait until the coordinator has aborted it and readers may pass."""
+        nonlocal asked
+        asked += 1
+        eventually(lambda: last_stable_offset() > 0, timeout_s=30, message="the transaction is aborted")
+        return world._group
+
+    publisher = TransactionalPublisher(
+        {"bootstrap.servers": kafka.bootstrap, "transaction.timeout.ms": 1_000}, f"{prefix}slow", group
+    )
+    await publisher.start()
+    with pytest.raises(FencedError):
+        await publisher.publish([record(out, b"never", partition=0)], [(source, 0, 99, "")])
+    assert asked == 1
+    assert await world.read(out) == []
+    assert await world.committed(source, 0) is None
+    await publisher.close()
+    reader.close()
+    await world.close()
