@@ -77,6 +77,10 @@ class Peer:
             while await self._reader.read(65_536):
                 pass
 
+    def finish(self) -> None:
+        """Close this end only: nothing more will be sent."""
+        self._writer.write_eof()
+
     def reset(self) -> None:
         """End the connection with a TCP reset."""
         sock: socket.socket = self._writer.get_extra_info("socket")

@@ -198,6 +198,19 @@ async def test_bounds_are_arguments() -> None:
             assert (await start(sender, server.url())).cause == "response_too_large"
 
 
+async def test_an_answer_ended_by_a_server_that_reads_no_more() -> None:
+    async def script(peer: Peer) -> None:
+        await peer.head()
+        await peer.send(b"HTTP/1.1 413 Too Large\r\n\r\nno")
+        peer.finish()
+        await asyncio.Event().wait()
+
+    async with serving(script) as server, sending() as sender:
+        future: asyncio.Future[PostResult] = asyncio.get_running_loop().create_future()
+        sender.post(sender.route(server.url(), {}, 5), (), b"x" * 16_000_000, future.set_result)
+        assert (await future).status == 413
+
+
 async def test_trailers_without_end_are_cut_too() -> None:
     async def script(peer: Peer) -> None:
         await peer.request()
