@@ -374,7 +374,9 @@ def _failure(target: Target, error: Exception) -> tuple[str, str]:
         case aiohttp.ClientResponseError():
             if isinstance(error.__cause__ and error.__cause__.__cause__, http_exceptions.LineTooLong):
                 return "response_too_large", "The head of the response is too large."
-            return "malformed_response", f"The response is not valid HTTP/1.1: {error.message}."
+            # aiohttp quotes what it read on further lines.
+            reason = error.message.split("\n")[0].rstrip(":.")
+            return "malformed_response", f"The response is not valid HTTP/1.1: {reason}."
         case aiohttp.ClientPayloadError() | aiohttp.ServerDisconnectedError() | aiohttp.ClientOSError():
             return "reset", "The connection ended before the response was complete."
         case _:

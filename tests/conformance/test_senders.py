@@ -90,6 +90,9 @@ class Caller:
             assert (result.status == 0) == (result.cause is not None)
             assert result.cause is None or result.cause in CAUSES
             assert (result.cause is None) == (result.detail is None)
+            if result.detail is not None:  # a sentence
+                assert result.detail.endswith(".")
+                assert "\n" not in result.detail
             assert result.duration_us >= 0
 
 
