@@ -26,6 +26,10 @@ HOLDS_MS: dict[str, int] = {
 
 #: An event may be this large; a larger one is quarantined, and fits there with its headers.
 EVENT_BYTES_MAX = MIB
+#: The JSON of an event: up to several times its Avro, where a byte stands for a record with long names. What is left to
+#: `DELIVERY_BYTES_MAX` is for the rest of the record and its attempts.
+DATA_BYTES_MAX = 7 * MIB
+DELIVERY_BYTES_MAX = 8 * MIB
 
 
 class TopicSpec(msgspec.Struct, frozen=True):
@@ -91,15 +95,13 @@ class Topics(msgspec.Struct, frozen=True):
     def specs(self) -> list[TopicSpec]:
         """Every topic, in the order in which they are created."""
         n = self.partitions
-        # A delivery holds an event's rendered data (JSON can be several times its Avro) and the attempts so far.
-        delivery_bytes_max = 8 * MIB
         return [
             # Larger than an event may be: the broker's refusal reaches only the producer, a quarantine record everyone.
             TopicSpec(self.events, n, "delete", 7 * DAY_MS, 8 * MIB),
             TopicSpec(self.subscriptions, 1, "compact", None, MIB),
-            TopicSpec(self.deliveries, n, "delete", 3 * DAY_MS, delivery_bytes_max),
-            *(TopicSpec(name, n, "delete", 7 * DAY_MS, delivery_bytes_max) for name in self.tiers.values()),
-            TopicSpec(self.dead, n, "delete", 30 * DAY_MS, delivery_bytes_max),
+            TopicSpec(self.deliveries, n, "delete", 3 * DAY_MS, DELIVERY_BYTES_MAX),
+            *(TopicSpec(name, n, "delete", 7 * DAY_MS, DELIVERY_BYTES_MAX) for name in self.tiers.values()),
+            TopicSpec(self.dead, n, "delete", 30 * DAY_MS, DELIVERY_BYTES_MAX),
             TopicSpec(self.quarantine, n, "delete", 30 * DAY_MS, 9 * MIB),
             TopicSpec(self.attempts, n, "delete", 7 * DAY_MS, MIB),
             TopicSpec(self.endpoints_state, 1, "compact", None, MIB),

@@ -14,7 +14,7 @@ from schemas import codec
 from schemas.errors import RegistryUnavailableError, UndecodableError, UnknownSchemaError
 from schemas.event import EventDecoder, event_decoder
 from schemas.frame import Frame, Out, Record
-from schemas.topics import EVENT_BYTES_MAX, Topics
+from schemas.topics import DATA_BYTES_MAX, EVENT_BYTES_MAX, Topics
 from streams.core.fanout import Targets, deliveries
 from streams.core.quarantine import quarantined
 from streams.counters import Counters
@@ -86,6 +86,8 @@ class FanOut:
         kind, timestamp_ms = record.timestamp()
         received_ms = timestamp_ms if kind else self._clock.now_ms()
         event = decoder.decode(value, record.headers(), received_ms)
+        if len(event.data) > DATA_BYTES_MAX:  # a delivery that no topic takes would end every worker that tries
+            raise UndecodableError("too_large", f"its JSON of {len(event.data)} bytes is more than {DATA_BYTES_MAX}")
         targets = self._targets_of(event.tenant, event.type)
         if not targets.count:
             self._counters["unmatched"] += 1

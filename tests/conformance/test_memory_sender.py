@@ -1,4 +1,4 @@
-"""The sender's fake keeps the sender's promises: those of `test_senders.py` that need no network, on it and on the real one."""
+"""The sender's fake keeps the sender's promises: those of `test_senders.py` that need no network, on both."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from connectors.http_sender import HttpSender
 from connectors.memory import MemorySender, Posted
 from schemas.post import PostResult
 from streams.ports import Sender
-from tests.conformance.sender_server import OK, answering, black_hole, serving
+from tests.conformance.sender_server import OK, Peer, answering, serving
 
 
 @pytest.fixture(params=["memory", "http"])
@@ -44,8 +44,13 @@ async def test_an_answer_comes_once_and_never_from_inside_post(kind: str) -> Non
     assert [(result.status, result.cause, result.excerpt) for result in answers] == [(200, None, b"ok")]
 
 
+async def hanging(peer: Peer) -> None:
+    await peer.request()
+    await peer.gone()
+
+
 async def test_close_answers_what_is_in_flight_and_what_comes_later(kind: str) -> None:
-    async with serving(black_hole) as server:
+    async with serving(hanging) as server:
         sender = make(kind)
         answers: list[PostResult] = []
         route = sender.route(server.url("/h"), {}, 30.0)
