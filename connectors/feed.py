@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Self, TypeVar
 
@@ -57,7 +57,7 @@ class Reader:
         await self._run(self._consumer.close)
         self._thread.shutdown()
 
-    async def batches(self, *, follow: bool) -> AsyncIterator[list[Message]]:
+    async def batches(self, *, follow: bool) -> AsyncGenerator[list[Message], None]:
         """Records, ascending by offset within a partition. Without `follow`, until all that was there is read.
 
         ClusterError when no broker answers any more; with `follow` it waits for one.

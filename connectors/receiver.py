@@ -120,13 +120,18 @@ class _Hook:
         return Stats(self.posts, len(self.arrivals), self.accepted, self.invalid)
 
 
-def _verifier(secret: str) -> Callable[[bytes, Mapping[str, str]], bool]:
+def require_standardwebhooks() -> Any:
+    """The package. StandardWebhooksMissing says how to get it."""
     try:
-        package = importlib.import_module("standardwebhooks")
+        return importlib.import_module("standardwebhooks")
     except ImportError:
         raise StandardWebhooksMissing(
             "signatures are checked with the package standardwebhooks; install it with pip install 'distributary[demo]'"
         ) from None
+
+
+def _verifier(secret: str) -> Callable[[bytes, Mapping[str, str]], bool]:
+    package = require_standardwebhooks()
     webhook = package.Webhook(secret)
 
     def verify(body: bytes, headers: Mapping[str, str]) -> bool:

@@ -155,6 +155,11 @@ class FolderRegistry:
         """The versions of a subject, ascending; empty when it is not known."""
         return [entry for entry in self.entries() if entry.subject == subject]
 
+    async def list_entries(self) -> list[Entry]:
+        """`entries` of the folder as it is now. RegistryUnavailableError."""
+        await self.refresh()
+        return self.entries()
+
     async def close(self) -> None:
         """Nothing to let go of."""
 
@@ -330,6 +335,17 @@ class ConfluentRegistry:
         schema_id: int = await self._ask(self._client.register_schema, subject, Schema(schema, "AVRO"))
         return schema_id
 
+    async def list_entries(self) -> list[Entry]:
+        """All versions of all subjects that hold Avro schemas, in order: a request for each. RegistryUnavailableError."""
+        entries = []
+        for subject in sorted(await self._ask(self._client.get_subjects)):
+            for version in await self._ask(self._client.get_versions, subject):
+                found = await self._ask(self._client.get_version, subject, version)
+                if found.schema.schema_type in (None, "AVRO") and found.schema.schema_str is not None:
+                    text = found.schema.schema_str
+                    entries.append(Entry(subject, version, found.schema_id, _name(text), text))
+        return entries
+
     async def close(self) -> None:
         """Let go of the connections."""
         await asyncio.to_thread(self._client.close)
@@ -370,6 +386,14 @@ class ConfluentRegistry:
         return RegistryUnavailableError(
             f"the schema registry {self._shown} answers {status} ({said}); check its URL and its log"
         )
+
+
+def _name(schema: str) -> str:
+    tree = msgspec.json.decode(schema)
+    if not isinstance(tree, dict):
+        return ""
+    name, namespace = tree.get("name", ""), tree.get("namespace")
+    return f"{namespace}.{name}" if namespace and "." not in name else name
 
 
 def _without_credentials(url: str) -> str:

@@ -49,7 +49,7 @@ class Settings(BaseSettings):
     drain_s: float = Field(20.0, ge=0, le=600, description="how long a stop or rebalance waits for POSTs under way")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
 
-    @field_validator("bootstrap", "registry_url", "proxy", mode="before")
+    @field_validator("bootstrap", "registry_url", "schemas", "proxy", mode="before")
     @classmethod
     def _empty_is_none(cls, value: object) -> object:
         """An empty variable, as compose files leave it, is one that is not set."""

@@ -1,0 +1,71 @@
+"""Options that commands share, and the settings that come of them.
+
+This file does not say what a setting does (`streams/settings.py`).
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Annotated, Any
+
+import typer
+from pydantic import ValidationError
+from pydantic_settings import SettingsError
+
+from connectors.registry import ConfluentRegistry, FolderRegistry
+from streams.app import make_registry
+from streams.cli.running import CommandError
+from streams.settings import Settings
+
+_CLUSTER = "Cluster"
+
+Bootstrap = Annotated[
+    str | None,
+    typer.Option(
+        envvar="DISTRIBUTARY_BOOTSTRAP", help="Kafka's bootstrap servers: host:port,host:port", rich_help_panel=_CLUSTER
+    ),
+]
+Prefix = Annotated[
+    str | None,
+    typer.Option(envvar="DISTRIBUTARY_PREFIX", help="Put before every topic and group name", rich_help_panel=_CLUSTER),
+]
+RegistryUrl = Annotated[
+    str | None,
+    typer.Option(
+        envvar="DISTRIBUTARY_REGISTRY_URL",
+        help="A Confluent-compatible schema registry; default: our own schemas, and those of DISTRIBUTARY_SCHEMAS",
+        rich_help_panel=_CLUSTER,
+    ),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="JSON lines, for programs")]
+
+
+def load_settings(**given: Any) -> Settings:
+    """The settings, where an option that was given wins over the environment, and that over the file. CommandError."""
+    try:
+        return Settings(**{name: value for name, value in given.items() if value is not None})
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        name = ".".join(str(part) for part in first["loc"]) or "settings"
+        said = first["msg"].removeprefix("Value error, ")
+        raise CommandError(
+            f"the setting {name} is wrong: {said}; correct its option, DISTRIBUTARY_{name.upper()} or distributary.toml"
+        ) from None
+    except SettingsError as error:
+        cause = f" ({error.__cause__})" if error.__cause__ else ""
+        raise CommandError(f"{error}{cause}; it must be JSON") from None
+    except tomllib.TOMLDecodeError as error:
+        raise CommandError(f"distributary.toml is not TOML: {error}; correct it") from None
+
+
+@asynccontextmanager
+async def open_registry(settings: Settings) -> AsyncIterator[FolderRegistry | ConfluentRegistry]:
+    """The registry of the settings, closed at the end."""
+    registry = make_registry(settings)
+    assert isinstance(registry, FolderRegistry | ConfluentRegistry)
+    try:
+        yield registry
+    finally:
+        await registry.close()

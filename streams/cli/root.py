@@ -1,0 +1,54 @@
+"""The `distributary` command: its groups of commands, and the place where errors become sentences."""
+
+from __future__ import annotations
+
+import errno
+import sys
+from typing import Annotated
+
+import typer
+
+from streams.cli import demo, dev, replay, schemas, send, subscriptions, tail, topics, worker
+from streams.cli.running import report
+
+app = typer.Typer(
+    help="Kafka in, webhooks out.\n\nSettings: options, then DISTRIBUTARY_* variables, then distributary.toml.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("dev", rich_help_panel="Try it")(dev.dev)
+app.command("demo", rich_help_panel="Try it")(demo.demo)
+app.command("worker", rich_help_panel="Run it")(worker.worker)
+app.add_typer(topics.app, name="topics", rich_help_panel="Run it")
+app.add_typer(schemas.app, name="schemas", rich_help_panel="Run it")
+app.add_typer(subscriptions.app, name="subscriptions", rich_help_panel="Use it")
+app.command("send", rich_help_panel="Use it")(send.send)
+app.command("tail", rich_help_panel="Use it")(tail.tail)
+app.command("replay", rich_help_panel="Use it")(replay.replay)
+
+
+class _State:
+    """What the root's options say."""
+
+    debug = False
+
+
+@app.callback()
+def root(
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks", envvar="DISTRIBUTARY_DEBUG")] = False,
+) -> None:
+    """The options of every command."""
+    _State.debug = debug
+
+
+def main() -> None:
+    """The entry point. Exit codes: 0, 1 for an error, 2 for wrong usage, 130 when interrupted."""
+    try:
+        app(prog_name="distributary")
+    except Exception as error:  # noqa: BLE001 - whatever it is, people get a sentence
+        if isinstance(error, OSError) and error.errno == errno.EPIPE:  # whoever read our output has enough
+            sys.exit(0)
+        report(error, debug=_State.debug)
+        sys.exit(1)

@@ -1,0 +1,285 @@
+"""`distributary subscriptions put | get | list | delete`, on the compacted topic itself.
+
+What is read is what the workers see: the same table follows the topic here, to its end. Secrets are printed once, when
+they are made, and otherwise only when asked for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import secrets
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+import orjson
+import typer
+
+from connectors.admin import require_topics
+from connectors.clock import SystemClock
+from connectors.feed import Writer
+from connectors.subscriptions import SubscriptionsTable
+from schemas.errors import InvalidSubscriptionError
+from schemas.subscription import Subscription, subscription_from_json, subscription_to_json
+from streams.app import client_config, register_own_schemas
+from streams.cli.options import AsJson, Bootstrap, Prefix, RegistryUrl, load_settings, open_registry
+from streams.cli.output import emit, note, say, steps
+from streams.cli.running import CommandError, run
+from streams.cli.values import subscription_value
+from streams.settings import Settings
+
+app = typer.Typer(help="Manage subscriptions: who wants which events, and where they go.", no_args_is_help=True)
+
+INPUT_BYTES_MAX = 256 << 20
+SECRET_BYTES = 32
+HIDDEN = "whsec_…"
+
+Id = Annotated[str, typer.Argument(help="The subscription's id", metavar="ID")]
+Reveal = Annotated[bool, typer.Option("--reveal", help="Print the secrets too")]
+
+
+class _All:
+    """The index of a table that is only listed."""
+
+    def __init__(self) -> None:
+        self.by_id: dict[str, Subscription] = {}
+
+    def put(self, subscription: Subscription) -> Subscription | None:
+        old = self.by_id.get(subscription.id)
+        self.by_id[subscription.id] = subscription
+        return old
+
+    def remove(self, subscription_id: str) -> Subscription | None:
+        return self.by_id.pop(subscription_id, None)
+
+    def get(self, subscription_id: str) -> Subscription | None:
+        return self.by_id.get(subscription_id)
+
+    def match(self, tenant: str, event_type: str) -> Sequence[Subscription]:
+        raise NotImplementedError("this table is only listed")
+
+    def __len__(self) -> int:
+        return len(self.by_id)
+
+
+async def read_all(settings: Settings) -> dict[str, Subscription]:
+    """Every subscription in force, by id. What is bad on the topic is logged as a warning and left out."""
+    config = client_config(settings)
+    await require_topics(config, [settings.topics.subscriptions])
+    index = _All()
+    async with open_registry(settings) as registry:
+        with steps("reading subscriptions") as progress:
+            table = SubscriptionsTable(
+                config,
+                settings.topics.subscriptions,
+                index=index,
+                schemas=registry,
+                on_bad=_already_logged,
+                on_progress=progress.at,
+            )
+            await table.start()
+            await table.stop()
+    return index.by_id
+
+
+async def _already_logged(*_: object) -> None:
+    """The table's log line is all that somebody who lists needs."""
+
+
+@app.command("put")
+def put(
+    file: Annotated[str, typer.Argument(help="A JSON object or JSON lines; - is stdin", metavar="FILE")],
+    bootstrap: Bootstrap = None,
+    prefix: Prefix = None,
+    registry_url: RegistryUrl = None,
+    json_values: Annotated[bool, typer.Option("--as-json", help="Write JSON values instead of Avro")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Create or replace subscriptions. All are validated before the first is written.
+
+    Without "secrets", a new subscription gets one of 32 random bytes, printed here and never again, and one that exists
+    keeps its own.
+
+    Example: echo '{"id": "acme", "url": "https://acme.example/hooks", "event_types": ["order.*"]}' |
+    distributary subscriptions put -
+    """
+    settings = load_settings(bootstrap=bootstrap, prefix=prefix, registry_url=registry_url)
+    objects = parse_objects(_read(file))
+
+    async def main(_: asyncio.Event) -> list[dict[str, Any]]:
+        present = await read_all(settings)
+        now_ms = SystemClock().now_ms()
+        prepared = [prepare(fields, place, present, now_ms) for place, fields in objects]
+        subscriptions = [subscription for subscription, _ in prepared]
+        _refuse_twice(subscriptions)
+        async with open_registry(settings) as registry:
+            ids = await register_own_schemas(registry, settings.topics)
+        async with Writer(client_config(settings)) as writer:
+            for subscription in subscriptions:
+                value = (
+                    subscription_to_json(subscription)
+                    if json_values
+                    else subscription_value(ids.subscription, subscription)
+                )
+                await writer.write(settings.topics.subscriptions, subscription.id.encode(), value)
+        return [
+            {"id": each.id, "created": each.id not in present} | ({"secret": secret} if secret else {})
+            for each, secret in prepared
+        ]
+
+    for done in run(main):
+        if as_json:
+            emit(done)
+        else:
+            secret = f"  its secret, shown once: {done['secret']}" if "secret" in done else ""
+            say(f"{'created' if done['created'] else 'replaced'} {done['id']}{secret}")
+
+
+@app.command("get")
+def get(
+    id_: Id,
+    bootstrap: Bootstrap = None,
+    prefix: Prefix = None,
+    registry_url: RegistryUrl = None,
+    reveal: Reveal = False,
+) -> None:
+    """Print one subscription as JSON.
+
+    Example: distributary subscriptions get acme
+    """
+    settings = load_settings(bootstrap=bootstrap, prefix=prefix, registry_url=registry_url)
+    found = run(lambda _: read_all(settings)).get(id_)
+    if found is None:
+        raise _unknown(id_)
+    emit(shown(found, reveal=reveal))
+
+
+@app.command("list")
+def list_(
+    tenant: Annotated[str | None, typer.Option(help="Only those of this tenant")] = None,
+    bootstrap: Bootstrap = None,
+    prefix: Prefix = None,
+    registry_url: RegistryUrl = None,
+    reveal: Reveal = False,
+    as_json: AsJson = False,
+) -> None:
+    """List the subscriptions, by tenant and id.
+
+    Example: distributary subscriptions list --tenant acme --json
+    """
+    settings = load_settings(bootstrap=bootstrap, prefix=prefix, registry_url=registry_url)
+    everything = run(lambda _: read_all(settings)).values()
+    chosen = [each for each in everything if tenant is None or each.tenant == tenant]
+    for each in sorted(chosen, key=lambda each: (each.tenant, each.id)):
+        if as_json:
+            emit(shown(each, reveal=reveal))
+        else:
+            said = f"  {' '.join(each.secrets)}" if reveal else ""
+            say(f"{each.tenant}  {each.id}  {each.state}  {','.join(each.event_types)}  {each.url}{said}")
+    if not chosen:
+        note("there are no subscriptions" + (f" of the tenant {tenant}" if tenant else ""))
+
+
+@app.command("delete")
+def delete(
+    id_: Id,
+    bootstrap: Bootstrap = None,
+    prefix: Prefix = None,
+    registry_url: RegistryUrl = None,
+    as_json: AsJson = False,
+) -> None:
+    """Delete a subscription. What is still to be delivered for it is cancelled.
+
+    Example: distributary subscriptions delete acme
+    """
+    settings = load_settings(bootstrap=bootstrap, prefix=prefix, registry_url=registry_url)
+
+    async def main(_: asyncio.Event) -> None:
+        if id_ not in await read_all(settings):
+            raise _unknown(id_)
+        async with Writer(client_config(settings)) as writer:
+            await writer.write(settings.topics.subscriptions, id_.encode(), None)
+
+    run(main)
+    if as_json:
+        emit({"id": id_, "deleted": True})
+    else:
+        say(f"deleted {id_}")
+
+
+def shown(subscription: Subscription, *, reveal: bool) -> dict[str, Any]:
+    """All fields, as JSON; secrets hidden unless revealed, and so are headers, which may carry credentials."""
+    fields: dict[str, Any] = {name: getattr(subscription, name) for name in subscription.__struct_fields__}
+    if not reveal:
+        fields["secrets"] = [HIDDEN] * len(subscription.secrets)
+        fields["headers"] = dict.fromkeys(subscription.headers, "…")
+    return fields
+
+
+def parse_objects(text: bytes) -> list[tuple[str, dict[str, Any]]]:
+    """(where it stands, object) of one JSON object or of JSON lines. CommandError."""
+    try:
+        whole = orjson.loads(text)
+    except orjson.JSONDecodeError as error:
+        lines = [(f"line {n}", line) for n, line in enumerate(text.splitlines(), 1) if line.strip()]
+        if not lines:
+            raise CommandError("there is no JSON object in the input; see --help for an example") from None
+        try:
+            found = [(place, orjson.loads(line)) for place, line in lines]
+        except orjson.JSONDecodeError:
+            raise CommandError(f"the input is not JSON: {error}; give one object, or one on each line") from None
+    else:
+        found = [("the input", whole)]
+    for place, each in found:
+        if not isinstance(each, dict):
+            raise CommandError(f"{place} is not a JSON object; see --help for an example")
+    return found
+
+
+def prepare(
+    fields: dict[str, Any], place: str, present: dict[str, Subscription], now_ms: int
+) -> tuple[Subscription, str | None]:
+    """The subscription to write, and the secret that was made for it. CommandError names what is wrong."""
+    before = present.get(fields["id"]) if isinstance(fields.get("id"), str) else None
+    secret = None
+    if "secrets" not in fields:
+        if before is None:
+            secret = new_secret()
+        fields = fields | {"secrets": [secret] if before is None else list(before.secrets)}
+    try:
+        subscription = subscription_from_json(orjson.dumps(fields))
+    except InvalidSubscriptionError as error:
+        raise CommandError(f"{place} is no subscription: {error}; correct it, nothing was written") from None
+    created_ms = subscription.created_ms or (before.created_ms if before else now_ms)
+    return msgspec.structs.replace(subscription, created_ms=created_ms, updated_ms=now_ms), secret
+
+
+def new_secret() -> str:
+    """A Standard Webhooks secret."""
+    return "whsec_" + base64.b64encode(secrets.token_bytes(SECRET_BYTES)).decode()
+
+
+def _refuse_twice(subscriptions: Sequence[Subscription]) -> None:
+    seen: set[str] = set()
+    for each in subscriptions:
+        if each.id in seen:
+            raise CommandError(f"the id {each.id} stands twice in the input; keep one of them, nothing was written")
+        seen.add(each.id)
+
+
+def _unknown(subscription_id: str) -> CommandError:
+    return CommandError(f"there is no subscription {subscription_id!r}; see `distributary subscriptions list`")
+
+
+def _read(file: str) -> bytes:
+    if file == "-":
+        text = sys.stdin.buffer.read(INPUT_BYTES_MAX + 1)
+    else:
+        with Path(file).open("rb") as source:
+            text = source.read(INPUT_BYTES_MAX + 1)
+    if len(text) > INPUT_BYTES_MAX:
+        raise CommandError(f"the input is larger than {INPUT_BYTES_MAX >> 20} MiB; put it in parts")
+    return text
