@@ -1,0 +1,47 @@
+"""`python -m bench [NAME ...]`: run the measurements on one real Kafka."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+
+from bench import agent_events, deliveries, fan_out, harness, latency, table
+from connectors.local_kafka import KafkaUnavailable, kafka_cluster
+
+#: What can be asked for, and the measurement that prints it.
+FIGURES = {
+    "agent_events": agent_events.main,
+    "fan_out_records": fan_out.main,
+    "deliveries": deliveries.main,
+    "latency_p50": latency.main,
+    "latency_p99": latency.main,
+    "catch_up_100k": table.main,
+    "memory_100k": table.main,
+    "match_cost_100k": table.main,
+}
+
+
+def main(names: list[str]) -> int:
+    """Run what is named, everything when nothing is; the exit code."""
+    unknown = [name for name in names if name not in FIGURES]
+    if unknown:
+        harness.note(f"No figure is called {unknown[0]!r}; there are {', '.join(FIGURES)}.")
+        return 2
+    wanted = dict.fromkeys(FIGURES[name] for name in names or FIGURES)
+    try:
+        with kafka_cluster(given=os.environ.get("DISTRIBUTARY_BOOTSTRAP"), progress=harness.note) as cluster:
+            harness.note(
+                f"Apache Kafka {cluster.version} ({cluster.kind}), Python {platform.python_version()}, "
+                f"{os.cpu_count()} cores shared by Kafka, the sink and the measured process"
+            )
+            for measure in wanted:
+                measure(cluster.bootstrap)
+    except KafkaUnavailable as error:
+        harness.note(str(error))
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
