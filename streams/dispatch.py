@@ -231,12 +231,8 @@ class Dispatch:
             return
         job = Job(delivery, intake, record.offset())
         subscription = self._table.get(delivery.subscription_id)
-        if subscription is None:
-            self._cancel(job, now_ms)
-        elif subscription.state == "disabled":
-            self._bury(job, now_ms, "disabled", "the subscription is disabled")
-        elif subscription.state == "paused":
-            self._park(job, now_ms, PAUSED_WAIT_MS)
+        if subscription is None or subscription.state != "active":
+            self._divert(job, subscription, now_ms)
         elif delivery.due_ms - now_ms >= HOLD_MS_MIN:
             self._hop(job, delivery.due_ms - now_ms)
         elif delivery.due_ms > now_ms:  # less than any tier holds
@@ -244,6 +240,15 @@ class Dispatch:
             asyncio.get_running_loop().call_later(wait_s, self._enqueue_late, job)
         else:
             self._enqueue(job, subscription)
+
+    def _divert(self, job: Job, subscription: Subscription | None, now_ms: int) -> None:
+        """What becomes of a delivery whose subscription is gone or not active."""
+        if subscription is None:
+            self._cancel(job, now_ms)
+        elif subscription.state == "disabled":
+            self._bury(job, now_ms, "disabled", "the subscription is disabled")
+        else:
+            self._park(job, now_ms, PAUSED_WAIT_MS)
 
     def _decode(self, value: bytes | None) -> Delivery:
         schema_id = codec.wire_schema_id(value)
@@ -253,11 +258,13 @@ class Dispatch:
         return decode_delivery(value)
 
     def _enqueue_late(self, job: Job) -> None:
+        intake = job.intake
+        if not intake.ledger.live or self._intakes.get((intake.topic, intake.partition)) is not intake:
+            self._drop(job)  # the partition was lost, or is being given up
+            return
         subscription = self._table.get(job.delivery.subscription_id)
-        if not job.intake.ledger.live or self._stopping:
-            self._drop(job)
-        elif subscription is None:
-            self._cancel(job, self._clock.now_ms())
+        if subscription is None or subscription.state != "active":
+            self._divert(job, subscription, self._clock.now_ms())
         else:
             self._enqueue(job, subscription)
             self._fill()
@@ -316,8 +323,8 @@ class Dispatch:
         subscription = self._table.get(delivery.subscription_id)
         now_ms = self._clock.now_ms()
         if subscription is not lane.subscription:  # changed while it waited
-            if subscription is None:
-                self._cancel(job, now_ms)
+            if subscription is None or subscription.state != "active":
+                self._divert(job, subscription, now_ms)
                 return
             try:
                 self._refreshed(lane, subscription)
@@ -483,6 +490,8 @@ class Dispatch:
                 if gone:
                     lane.queue = deque(job for job in lane.queue if job.intake not in intakes)
                     self._admitted -= len(gone)
+                    lane.ready = lane.ready and bool(lane.queue)
+        self._ready = deque(lane for lane in self._ready if lane.ready)
         self._giving_up += 1
         self._changed.set()
         try:

@@ -41,6 +41,7 @@ class Settler:
         self._backlog_records_max = backlog_records_max
         self._entries: deque[Entry] = deque()
         self._backlog = 0  # records gathered or being written, an entry without records counting as one
+        self._settled = 0  # records durable or void, ever
         self._wake = asyncio.Event()
         self._changed = asyncio.Event()
         self._listeners: list[Callable[[], None]] = []
@@ -69,8 +70,9 @@ class Settler:
             await self._changed.wait()
 
     async def flush(self) -> None:
-        """Wait until everything handed over so far, and since, is durable or void."""
-        while self._backlog:
+        """Wait until everything handed over so far is durable or void, whatever comes meanwhile."""
+        until = self._settled + self._backlog
+        while self._settled < until:
             self._changed.clear()
             await self._changed.wait()
 
@@ -81,6 +83,7 @@ class Settler:
             group, size = self._take()
             await self._publish(group)
             self._backlog -= size
+            self._settled += size
             self._changed.set()
             for listener in self._listeners:
                 listener()
