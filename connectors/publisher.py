@@ -1,6 +1,6 @@
 """Transactions: groups of records and the offsets that they settle, written all or nothing.
 
-A `confluent_kafka.Producer` with a transactional id, worked by one thread of its own, since its calls block. Exactly once inside
+A `confluent_kafka.Producer` with a transactional id. Records are queued on the event loop; the calls that block have a thread. Exactly once inside
 Kafka rests on the offsets going through the same transaction, with the consumer's group metadata (KIP-447): a member
 that the group has given up on is refused, so a transactional id needs to be unique per running worker, not per partition.
 A stable id (`worker_id`) makes a restarted worker end its predecessor's open transaction at once instead of after its time-out.
@@ -28,6 +28,7 @@ logger = logging.getLogger(__name__)
 TRANSACTION_TIMEOUT_MS = 15_000
 RECORD_BYTES_MAX = 10 * 1024 * 1024  # above every topic of ours: what a topic takes is the broker's answer
 _CALL_TIMEOUT_S = 10.0
+_PRODUCE_CHUNK = 500  # records queued before the loop gets a turn: about two milliseconds
 _BACKOFF_S = (0.05, 0.1, 0.2, 0.5, 1.0)
 
 _STALE = frozenset(
@@ -75,7 +76,12 @@ class TransactionalPublisher:
 
     async def publish(self, records: Sequence[Out], offsets: Sequence[tuple[str, int, int, str]]) -> None:
         """One transaction; see the port. Waits out transient errors, for ever if need be: nothing is lost by waiting."""
-        await self._run(self._publish, records, offsets)
+        attempt = 0
+        while not await self._publish_once(records, offsets):
+            if self._halt.is_set():
+                raise FencedError("the publisher was closed before the transaction could be committed")
+            await asyncio.sleep(_BACKOFF_S[min(attempt, len(_BACKOFF_S) - 1)])
+            attempt += 1
 
     async def close(self) -> None:
         """Let go; an open transaction is aborted."""
@@ -86,7 +92,49 @@ class TransactionalPublisher:
     async def _run(self, function: Callable[..., None], *args: Any) -> None:
         await asyncio.get_running_loop().run_in_executor(self._thread, function, *args)
 
-    # --- on the publisher's thread -----------------------------------------------------------------------------------------
+    # --- one transaction ---------------------------------------------------------------------------------------------------
+
+    async def _publish_once(self, records: Sequence[Out], offsets: Sequence[tuple[str, int, int, str]]) -> bool:
+        """True when committed; False when aborted for a reason that may pass."""
+        producer = self._producer
+        if producer is None:
+            raise RuntimeError("the publisher is not started")
+        self._failed = None
+        try:
+            producer.begin_transaction()
+            await self._produce(producer, records)
+            await self._run(self._commit, producer, offsets)
+        except KafkaException as error:
+            await self._run(self._settle_failure, producer, error.args[0])
+            return False
+        except Exception:
+            await self._run(self._abort, producer)
+            raise
+        self.transactions += 1
+        return True
+
+    async def _produce(self, producer: Producer, records: Sequence[Out]) -> None:
+        """Queue the records, here on the loop: in a thread of its own, this short work would fight the loop for the
+        interpreter's lock at every callback, which cost a tenth of a delivery."""
+        produce = producer.produce
+        for number, (topic, key, value, partition, headers) in enumerate(records, 1):
+            while True:
+                try:
+                    if headers is None:
+                        produce(topic, value, key, partition)
+                    else:
+                        produce(topic, value, key, partition, headers=headers)
+                    break
+                except BufferError:  # the queue is full: let it drain
+                    await self._run(producer.poll, 0.05)
+                except KafkaException as error:
+                    if error.args[0].code() in _TOO_LARGE:
+                        raise RecordTooLargeError(topic, len(value or b"")) from None
+                    raise
+            if number % _PRODUCE_CHUNK == 0:
+                await asyncio.sleep(0)
+
+    # --- on the publisher's thread: what blocks ------------------------------------------------------------------------------
 
     def _start(self) -> None:
         self._producer = Producer(self._config, logger=logger)
@@ -97,54 +145,11 @@ class TransactionalPublisher:
             self._producer.purge()
             self._producer = None
 
-    def _publish(self, records: Sequence[Out], offsets: Sequence[tuple[str, int, int, str]]) -> None:
-        attempt = 0
-        while not self._publish_once(records, offsets):
-            if self._halt.is_set():
-                raise FencedError("the publisher was closed before the transaction could be committed")
-            self._halt.wait(_BACKOFF_S[min(attempt, len(_BACKOFF_S) - 1)])
-            attempt += 1
-
-    def _publish_once(self, records: Sequence[Out], offsets: Sequence[tuple[str, int, int, str]]) -> bool:
-        """True when committed; False when aborted for a reason that may pass."""
-        producer = self._producer
-        if producer is None:
-            raise RuntimeError("the publisher is not started")
-        self._failed = None
-        try:
-            producer.begin_transaction()
-            self._produce(producer, records)
-            if offsets:
-                positions = [TopicPartition(*offset) for offset in offsets]
-                self._retrying(producer.send_offsets_to_transaction, positions, self._group(), _CALL_TIMEOUT_S)
-            self._retrying(producer.commit_transaction, _CALL_TIMEOUT_S)
-        except KafkaException as error:
-            self._settle_failure(producer, error.args[0])
-            return False
-        except BaseException:
-            self._abort(producer)
-            raise
-        self.transactions += 1
-        return True
-
-    def _produce(self, producer: Producer, records: Sequence[Out]) -> None:
-        produce = producer.produce
-        for record in records:
-            topic, key, value, partition, headers = record
-            while True:
-                try:
-                    if headers is None:
-                        produce(topic, value, key, partition)
-                    else:
-                        produce(topic, value, key, partition, headers=headers)
-                    break
-                except BufferError:  # the queue is full: let it drain
-                    producer.poll(0.05)
-                except KafkaException as error:
-                    if error.args[0].code() in _TOO_LARGE:
-                        raise RecordTooLargeError(topic, len(value or b"")) from None
-                    raise
-        producer.poll(0)
+    def _commit(self, producer: Producer, offsets: Sequence[tuple[str, int, int, str]]) -> None:
+        if offsets:
+            positions = [TopicPartition(*offset) for offset in offsets]
+            self._retrying(producer.send_offsets_to_transaction, positions, self._group(), _CALL_TIMEOUT_S)
+        self._retrying(producer.commit_transaction, _CALL_TIMEOUT_S)
 
     def _settle_failure(self, producer: Producer, error: KafkaError) -> None:
         """Abort, and raise what the caller must know; return when trying again is right."""
