@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Literal
@@ -52,6 +53,13 @@ class WorkerError(Exception):
 
 async def _already_logged(*_: object) -> None:
     """The table logs and counts a bad record; the record itself is quarantined by the role that owns its partition."""
+
+
+def _spare_the_collector() -> None:
+    """Records in flight are many and make no cycles: looking through them every 700 allocations costs a tenth of a delivery."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 50)
 
 
 def _log_progress(followed: int, total: int) -> None:
@@ -152,6 +160,7 @@ class Worker:
             parts.append(part)
             await part.start()
             stack.push_async_callback(part.stop)
+        _spare_the_collector()
         return parts
 
     async def _wait(self, stop: asyncio.Event, parts: list[Part]) -> None:
