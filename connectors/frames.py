@@ -24,6 +24,7 @@ import contextlib
 import logging
 import queue
 import threading
+from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from concurrent.futures import Future
 from typing import Any, ClassVar, Literal
@@ -116,6 +117,35 @@ def consumer_config(bootstrap: str, group: str, protocol: GroupProtocol, extra: 
     return config
 
 
+class FrameMessage(ConsumerMessage):  # type: ignore[misc]
+    """Faust's envelope of a frame. Faust's compiled stream does not call `ack`; all it does for certain is to set `acked`."""
+
+    __slots__ = ("_acked", "_done")
+
+    def __init__(self, frame: Frame, tp: TP, generation_id: int, done: Callable[[Frame], None]) -> None:
+        """`done` is told once when every agent that received the frame is done with it."""
+        self._acked = False
+        self._done = done
+        last = frame.records[-1]
+        kind, timestamp_ms = last.timestamp()
+        super().__init__(
+            tp.topic, tp.partition, last.offset(), timestamp_ms / 1000, kind, (), None, frame, None, 0, 0, tp,
+            generation_id=generation_id,
+        )  # fmt: skip
+
+    @property
+    def acked(self) -> bool:
+        """Whether every agent is done with the frame."""
+        return self._acked
+
+    @acked.setter
+    def acked(self, acked: bool) -> None:
+        first = acked and not self._acked
+        self._acked = acked
+        if first:
+            self._done(self.value)
+
+
 class FrameConsumer(FaustConsumer):  # type: ignore[misc]
     """Faust's consumer port on `confluent_kafka.Consumer`, handing over frames."""
 
@@ -147,6 +177,9 @@ class FrameConsumer(FaustConsumer):  # type: ignore[misc]
         self._closed = False
         self._protocol: GroupProtocol = "consumer"
         self.rebalances = 0
+        # Faust's own bookkeeping, which its compiled stream writes to: all offsets count as committed there, so that it
+        # keeps none.
+        self._committed_offset = defaultdict(lambda: 1 << 63)
 
     # --- life cycle ----------------------------------------------------------------------------------------------------
 
@@ -247,8 +280,10 @@ class FrameConsumer(FaustConsumer):  # type: ignore[misc]
             if self._waited == _STALL_AFTER:
                 self._stall(kafka)
             # Nothing is fetched while all is paused; polling serves the callbacks and keeps the member alive.
-            if self._stalled and kafka.poll(_POLL_S) is not None:
-                raise RuntimeError("a record arrived from a paused partition")
+            if self._stalled and (message := kafka.poll(_POLL_S)) is not None:
+                if (error := message.error()) is None:
+                    raise RuntimeError("a record arrived from a paused partition")
+                self._on_record_error(error, message)
             return
         self._waited = 0
         if self._stalled:
@@ -256,7 +291,11 @@ class FrameConsumer(FaustConsumer):  # type: ignore[misc]
         # The first record is waited for, the rest is what is there: consume() alone would wait for a full batch.
         messages = kafka.consume(1, _POLL_S)
         if messages:
-            messages += kafka.consume(self.settings.frame_records_max - 1, 0)
+            ledger = self._ledger_of(messages[0])
+            rest = kafka.consume(self.settings.frame_records_max - 1, 0)
+            if ledger is not None and not ledger.live:  # its partition was given up between the two calls
+                messages = []
+            messages += rest
         frames = self._frames(messages)
         if not frames:
             self._in_hand.release()
@@ -303,34 +342,40 @@ class FrameConsumer(FaustConsumer):  # type: ignore[misc]
                 records.append(message)
         frames = []
         for (topic, partition), records in by_partition.items():
-            ledger = self._ledgers.get((topic, partition))
-            if ledger is None:  # no committed offset: the start is where the first record is
-                ledger = self.settings.ledger(records[0].offset(), None)
-                self._ledgers[topic, partition] = ledger
+            ledger = self._ledger_of(records[0])
+            if ledger is None:
+                continue
             frames.append(Frame(topic, partition, records, ledger))
         return frames
 
+    def _ledger_of(self, message: Message) -> OffsetLedger | None:
+        """The ledger of the record's partition; None when the partition is not ours (any more), or it is an error."""
+        topic, partition = message.topic(), message.partition()
+        ledger = self._ledgers.get((topic, partition))
+        if ledger is None and message.error() is None and TP(topic, partition) in self._assigned:
+            # No committed offset: the start is where the first record is.
+            ledger = self._ledgers[topic, partition] = self.settings.ledger(message.offset(), None)
+        return ledger
+
     def _on_record_error(self, error: KafkaError, message: Message) -> None:
         """An error in the place of a record. Those of one partition pass or are an operator's matter; fatal ones end the app."""
-        if error.fatal():
+        if error.fatal() or error.code() == KafkaError._FATAL:
             raise KafkaException(error)
         logger.warning("%s[%s] of group %s: %s", message.topic(), message.partition(), self.app.conf.id, error.str())
 
     def _on_error(self, error: KafkaError) -> None:
         """librdkafka's view of the cluster; it goes on trying by itself unless the error is fatal."""
         if error.code() == KafkaError._FATAL:
-            hint = (
-                " (this cluster takes classic groups only: set group_protocol to classic)"
-                if "ConsumerGroupHeartbeat" in error.str()
-                else ""
-            )
-            self._fail(KafkaException(error), hint)
+            self._fail(KafkaException(error))
         elif error.code() == KafkaError._ALL_BROKERS_DOWN:
             logger.warning("no broker answers; waiting for the cluster: %s", error.str())
         else:
             logger.info("kafka: %s", error.str())
 
-    def _fail(self, error: Exception, hint: str = "") -> None:
+    def _fail(self, error: Exception) -> None:
+        hint = ""
+        if "ConsumerGroupHeartbeat" in str(error):
+            hint = " (this cluster takes classic groups only: set group_protocol to classic)"
         logger.error("the consumer of %s stops: %s%s", self.app.conf.id, error, hint)
         loop = self._main_loop
         if loop is not None and not loop.is_closed():
@@ -454,32 +499,17 @@ class FrameConsumer(FaustConsumer):  # type: ignore[misc]
             frame.records = [record for record in frame.records if record.offset() not in skip]
         return bool(frame.records)
 
-    def _message(self, tp: TP, frame: Frame) -> ConsumerMessage:
-        last = frame.records[-1]
-        return ConsumerMessage(
-            tp.topic,
-            tp.partition,
-            last.offset(),
-            last.timestamp()[1] / 1000,
-            last.timestamp()[0],
-            (),
-            None,
-            frame,
-            None,
-            0,
-            0,
-            tp,
-            generation_id=self.app.consumer_generation_id,
-        )
+    def _message(self, tp: TP, frame: Frame) -> FrameMessage:
+        return FrameMessage(frame, tp, self.app.consumer_generation_id, self._done)
+
+    def _done(self, frame: Frame) -> None:
+        """No agent needs the frame any more. At a stop that says nothing: Faust takes a cancelled agent for one that is done."""
+        if self.settings.commits and not self.app.should_stop:
+            frame.ledger.finish_all([record.offset() for record in frame.records])
 
     def ack(self, message: ConsumerMessage) -> bool:
         """An agent is done with a frame."""
-        if message.acked:
-            return False
         message.acked = True
-        if self.settings.commits:
-            frame: Frame = message.value
-            frame.ledger.finish_all([record.offset() for record in frame.records])
         return True
 
     def track_message(self, message: ConsumerMessage) -> None:

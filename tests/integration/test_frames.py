@@ -1,0 +1,382 @@
+"""The Faust transport on a real Kafka: what agents get, what is committed, who owns what when members come and go."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from confluent_kafka import KafkaException, Producer, TopicPartition
+from faust.exceptions import ImproperlyConfigured
+from faust.types import TP
+
+from connectors.frames import FrameSettings, group_protocol
+from connectors.local_kafka import Cluster, kafka_cluster
+from schemas.frame import Frame
+from streams.core.ledger import Ledger
+from tests.helpers import eventually_async
+from tests.integration.frame_apps import FrameApp, committed, create_topics, produce, running
+from tests.unit.stages import Consumed
+
+
+@pytest.fixture
+def topic(kafka: Cluster, prefix: str) -> str:
+    """A topic with two partitions."""
+    create_topics(kafka.bootstrap, **{f"{prefix}in": 2})
+    return f"{prefix}in"
+
+
+@pytest.fixture
+def group(prefix: str) -> str:
+    return f"{prefix}group"
+
+
+async def test_an_ordinary_agent_gets_frames_and_goes_on_where_it_stopped(
+    kafka: Cluster, topic: str, group: str
+) -> None:
+    produce(kafka.bootstrap, topic, [b"%d" % n for n in range(1_200)])
+    first = FrameApp(kafka.bootstrap, group, [topic], settings=None)  # what the entry point gives
+    async with running(first):
+        await eventually_async(lambda: len(first.values()) == 1_200)
+        await eventually_async(lambda: committed(kafka.bootstrap, group, topic)[0] == 1_200)
+    assert first.values() == [b"%d" % n for n in range(1_200)]
+    assert all(1 <= len(frame.records) <= 500 for frame in first.frames)
+    assert max(len(frame.records) for frame in first.frames) > 50
+    produce(kafka.bootstrap, topic, [b"more"])
+    second = FrameApp(kafka.bootstrap, group, [topic], settings=None)
+    async with running(second):
+        await eventually_async(second.values)
+    assert second.values() == [b"more"]
+    assert committed(kafka.bootstrap, group, topic) == (1_201, "")
+
+
+async def test_finished_frames_are_committed_at_the_stop_and_unfinished_ones_come_again(
+    kafka: Cluster, topic: str, group: str
+) -> None:
+    produce(kafka.bootstrap, topic, [b"done"], 0)
+
+    async def handle(frame: Frame) -> None:
+        if frame.partition == 1:
+            await asyncio.Event().wait()
+
+    first = FrameApp(kafka.bootstrap, group, [topic], handle, broker_commit_interval=60)
+    async with running(first):
+        await eventually_async(first.values)
+        produce(kafka.bootstrap, topic, [b"not done"], 1)
+        await eventually_async(lambda: len(first.values()) == 2)
+        assert committed(kafka.bootstrap, group, topic, 0)[0] < 1
+    assert committed(kafka.bootstrap, group, topic, 0)[0] == 1
+    assert committed(kafka.bootstrap, group, topic, 1)[0] < 1
+    second = FrameApp(kafka.bootstrap, group, [topic])
+    async with running(second):
+        await eventually_async(lambda: second.values() == [b"not done"])
+
+
+async def test_null_values_and_gaps(kafka: Cluster, topic: str, group: str) -> None:
+    produce(kafka.bootstrap, topic, [b"a", None, b"c"])
+    writer = Producer({"bootstrap.servers": kafka.bootstrap, "transactional.id": f"{group}.writer"})
+    writer.init_transactions(10)
+    for value, commit in ((b"d", True), (b"aborted", False), (b"e", True)):
+        writer.begin_transaction()
+        writer.produce(topic, value, b"k", 0)
+        writer.flush(10)
+        if commit:
+            writer.commit_transaction(10)
+        else:
+            writer.abort_transaction(10)
+    app = FrameApp(kafka.bootstrap, group, [topic])
+    async with running(app):
+        await eventually_async(lambda: len(app.values()) >= 5)
+        offsets = app.offsets(topic, 0)
+        await eventually_async(lambda: committed(kafka.bootstrap, group, topic)[0] == offsets[-1] + 1)
+    assert app.values() == [b"a", None, b"c", b"d", b"e"]
+    assert offsets == [0, 1, 2, 3, 7]
+
+
+async def test_members_come_and_go_and_partitions_that_stay_notice_nothing(
+    kafka: Cluster, prefix: str, group: str
+) -> None:
+    names = [f"{prefix}one", f"{prefix}two"]
+    create_topics(kafka.bootstrap, **dict.fromkeys(names, 4))
+    for name in names:
+        for partition in range(4):
+            produce(kafka.bootstrap, name, [b"x"], partition)
+    everything = {(name, partition) for name in names for partition in range(4)}
+    given_up: list[set[tuple[str, int]]] = []
+
+    async def on_revoke(partitions: list[tuple[str, int]]) -> None:
+        given_up.append(set(partitions))
+
+    first = FrameApp(kafka.bootstrap, group, names, settings=FrameSettings(ledger=Ledger, on_revoke=on_revoke))
+    second = FrameApp(kafka.bootstrap, group, names)
+    async with running(first):
+        await eventually_async(lambda: first.assigned == everything and len(first.ledgers) == 8)
+        before = first.ledgers
+        await eventually_async(lambda: len(first.values()) == 8)
+        await second.start()
+        await eventually_async(lambda: len(second.assigned) == 4 and len(first.assigned) == 4, timeout_s=20)
+        assert first.assigned | second.assigned == everything
+        # `range`: equal numbers of both topics are together.
+        assert {p for name, p in first.assigned if name == names[0]} == {
+            p for name, p in first.assigned if name == names[1]
+        }
+        kept = first.assigned
+        assert set.union(*given_up) == everything - kept
+        assert all(first.ledgers[key] is before[key] and before[key].live for key in kept)
+        assert not any(before[key].live for key in everything - kept)
+        for name in names:
+            for partition in range(4):
+                produce(kafka.bootstrap, name, [b"y"], partition)
+        await eventually_async(lambda: first.values().count(b"y") == 4 and second.values().count(b"y") == 4)
+        assert b"x" not in second.values()
+        taken = second.ledgers
+        await second.stop()
+        assert not any(ledger.live for ledger in taken.values())
+        await eventually_async(lambda: first.assigned == everything, timeout_s=20)
+        assert all(first.ledgers[key] is before[key] for key in kept)
+        for name in names:
+            for partition in range(4):
+                produce(kafka.bootstrap, name, [b"z"], partition)
+        await eventually_async(lambda: first.values().count(b"z") == 8)
+    assert first.values().count(b"y") == 4
+
+
+async def test_a_held_partition_is_not_fetched_and_the_others_are(kafka: Cluster, topic: str, group: str) -> None:
+    produce(kafka.bootstrap, topic, [b"a"], 0)
+    app = FrameApp(kafka.bootstrap, group, [topic])
+    async with running(app):
+        await eventually_async(app.values)
+        app.consumer.hold(topic, 0)
+        await asyncio.wrap_future(app.consumer._call(lambda kafka: None))  # calls are made in order
+        produce(kafka.bootstrap, topic, [b"held"], 0)
+        for number in range(3):
+            produce(kafka.bootstrap, topic, [b"%d" % number], 1)
+            await eventually_async(lambda: len(app.values()) == number + 2)  # noqa: B023 - awaited here
+        assert app.values() == [b"a", b"0", b"1", b"2"]
+        app.consumer.release(topic, 0)
+        await eventually_async(lambda: b"held" in app.values())
+
+
+async def test_an_agent_that_stalls_keeps_its_membership_and_its_records(
+    kafka: Cluster, topic: str, group: str
+) -> None:
+    """Longer than the group would wait for a member that does not poll."""
+    settings = FrameSettings(ledger=Ledger, consumer={"max.poll.interval.ms": 1_000}, frame_records_max=10)
+    app = FrameApp(kafka.bootstrap, group, [topic], settings=settings)
+    async with running(app):
+        produce(kafka.bootstrap, topic, [b"first"], 1)
+        await eventually_async(app.values)
+        app.gate.clear()
+        produce(kafka.bootstrap, topic, [b"%d" % n for n in range(500)])
+        await eventually_async(lambda: app.consumer._stalled)
+        ledgers, rebalances = app.ledgers, app.consumer.rebalances
+        passed = asyncio.Event()
+        asyncio.get_running_loop().call_later(2.0, passed.set)  # twice the interval
+        await passed.wait()
+        assert app.consumer._stalled
+        assert len(app.values()) < 200  # and little is held in memory
+        app.gate.set()
+        await eventually_async(lambda: len(app.values()) == 501)
+        assert app.offsets(topic, 0) == list(range(500))
+        assert app.consumer.rebalances == rebalances
+        assert all(app.ledgers[key] is ledger for key, ledger in ledgers.items())
+        await eventually_async(lambda: committed(kafka.bootstrap, group, topic)[0] == 500)
+
+
+async def test_a_hold_during_a_stall_outlives_it(kafka: Cluster, topic: str, group: str) -> None:
+    settings = FrameSettings(ledger=Ledger, frame_records_max=10)
+    app = FrameApp(kafka.bootstrap, group, [topic], settings=settings)
+    async with running(app):
+        for partition in (0, 1):
+            produce(kafka.bootstrap, topic, [b"first"], partition)
+        await eventually_async(lambda: len(app.values()) == 2)
+        app.gate.clear()
+        produce(kafka.bootstrap, topic, [b"x"] * 200, 0)
+        await eventually_async(lambda: app.consumer._stalled)
+        app.consumer.hold(topic, 0)
+        app.gate.set()
+        await eventually_async(lambda: not app.consumer._stalled)
+        produce(kafka.bootstrap, topic, [b"other"], 1)
+        await eventually_async(lambda: b"other" in app.values())
+        assert app.values().count(b"x") < 200
+        app.consumer.release(topic, 0)
+        await eventually_async(lambda: app.values().count(b"x") == 200)
+    assert app.offsets(topic, 0) == list(range(201))
+
+
+async def test_an_agent_can_send(kafka: Cluster, prefix: str, topic: str, group: str) -> None:
+    create_topics(kafka.bootstrap, **{f"{prefix}out": 3})
+    places: list[tuple[str, int]] = []
+
+    async def handle(frame: Frame) -> None:
+        for record in frame.records:
+            sent = await app.app.topic(f"{prefix}out").send(
+                key=record.key(), value=record.value(), partition=2, headers={"h": b"1"}
+            )
+            metadata = await sent
+            places.append((metadata.topic, metadata.partition))
+
+    app = FrameApp(kafka.bootstrap, group, [topic], handle)
+    reader = FrameApp(kafka.bootstrap, f"{group}.reader", [f"{prefix}out"])
+    async with running(app, reader):
+        produce(kafka.bootstrap, topic, [b"a", b"b"])
+        await eventually_async(lambda: len(reader.values()) == 2)
+    assert reader.values() == [b"a", b"b"]
+    assert places == [(f"{prefix}out", 2)] * 2
+    assert [record.headers() for frame in reader.frames for record in frame.records] == [[("h", b"1")]] * 2
+
+
+async def test_a_stop_is_orderly_while_the_agent_is_stuck(kafka: Cluster, topic: str, group: str) -> None:
+    app = FrameApp(kafka.bootstrap, group, [topic], settings=FrameSettings(ledger=Ledger, frame_records_max=10))
+    app.gate.clear()
+    await app.start()
+    produce(kafka.bootstrap, topic, [b"x"] * 300)
+    await eventually_async(lambda: app.consumer._stalled)
+    ledgers = app.ledgers
+    await app.stop(within_s=15)
+    assert not any(ledger.live for ledger in ledgers.values())
+    assert committed(kafka.bootstrap, group, topic)[0] <= 0
+
+
+async def test_a_topic_that_is_missing_is_said_and_served_once_it_is_there(
+    kafka: Cluster, prefix: str, group: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    late = f"{prefix}late"
+    settings = FrameSettings(ledger=Ledger, consumer={"topic.metadata.refresh.interval.ms": 200})
+    app = FrameApp(kafka.bootstrap, group, [late], settings=settings)
+    async with running(app):
+        create_topics(kafka.bootstrap, **{late: 1})
+        produce(kafka.bootstrap, late, [b"x"])
+        await eventually_async(app.values, timeout_s=20)
+
+
+async def test_tables_are_refused(kafka: Cluster, topic: str, group: str) -> None:
+    app = FrameApp(kafka.bootstrap, group, [topic])
+    app.app.Table("counts", default=int)
+    with pytest.raises(ImproperlyConfigured, match="no table changelogs"):
+        _ = app.consumer
+
+
+async def test_settings_of_another_type_are_refused(kafka: Cluster, topic: str, group: str) -> None:
+    app = FrameApp(kafka.bootstrap, group, [topic])
+    app.app.frame_settings = {"ledger": Ledger}
+    with pytest.raises(ImproperlyConfigured, match="FrameSettings"):
+        _ = app.consumer
+
+
+async def test_the_broker_is_asked_for_its_group_protocol(kafka: Cluster) -> None:
+    assert group_protocol({"bootstrap.servers": kafka.bootstrap}) == "consumer"
+
+
+class Scripted:
+    """Stands in for librdkafka's consumer where a real one cannot be timed: each call is the next step of a script."""
+
+    def __init__(self, *steps: Any) -> None:
+        self._steps = iter(steps)
+
+    def consume(self, most: int, timeout: float) -> list[Any]:
+        step = next(self._steps)
+        return list(step() if callable(step) else step)
+
+    def consumer_group_metadata(self) -> object:
+        return object()
+
+    def incremental_unassign(self, partitions: object) -> None: ...
+
+
+class ScriptedMessage(Consumed, frozen=True):
+    """A record as librdkafka hands it over."""
+
+    place: tuple[str, int] = ("t", 0)
+
+    def topic(self) -> str:
+        return self.place[0]
+
+    def partition(self) -> int:
+        return self.place[1]
+
+    def error(self) -> None:
+        return None
+
+
+async def test_a_partition_given_up_in_the_middle_of_a_fetch_gets_no_new_ledger(kafka: Cluster, group: str) -> None:
+    """Its ledger would be live, and so its records would be processed and committed by one who does not own them."""
+    app = FrameApp(kafka.bootstrap, group, ["t"], settings=FrameSettings(ledger=Ledger, commits=False))
+    consumer = app.consumer
+    consumer._main_loop = asyncio.get_running_loop()
+    consumer._assigned = {TP("t", 0), TP("t", 1)}
+    scripted: Any = None
+
+    def revoked_meanwhile() -> list[Any]:
+        consumer._on_revoke(scripted, [TopicPartition("t", 0)])
+        return [ScriptedMessage(7, b"kept", place=("t", 1)), ScriptedMessage(6, b"stale")]
+
+    scripted = Scripted([ScriptedMessage(5, b"lost")], revoked_meanwhile)
+    await asyncio.to_thread(consumer._poll_once, scripted)
+    frames = await asyncio.wait_for(consumer._batches.get(), 5)
+    assert [(frame.topic, frame.partition, frame.records[0].value()) for frame in frames] == [("t", 1, b"kept")]
+    assert set(consumer._ledgers) == {("t", 1)}
+
+
+@pytest.fixture(scope="module")
+def classic() -> Iterator[Cluster]:
+    """A cluster that takes classic groups only."""
+    with kafka_cluster(given=None, properties={"group.coordinator.rebalance.protocols": "classic"}) as cluster:
+        yield cluster
+
+
+async def test_classic_groups(classic: Cluster, prefix: str, group: str, caplog: pytest.LogCaptureFixture) -> None:
+    """Where the brokers take no other: chosen by asking, with the `range` assignor, and nothing lost by a rebalance."""
+    assert group_protocol({"bootstrap.servers": classic.bootstrap}) == "classic"
+    names = [f"{prefix}one", f"{prefix}two"]
+    create_topics(classic.bootstrap, **dict.fromkeys(names, 2))
+    everything = {(name, partition) for name in names for partition in range(2)}
+
+    async def feed(value: bytes) -> None:
+        for name, partition in everything:
+            produce(classic.bootstrap, name, [value], partition)
+
+    fast = {"heartbeat.interval.ms": 200, "session.timeout.ms": 6_000}
+    settings = FrameSettings(ledger=Ledger, consumer=fast)
+    first = FrameApp(classic.bootstrap, group, names, settings=settings)
+    second = FrameApp(classic.bootstrap, group, names, settings=settings)
+    async with running(first):
+        await eventually_async(lambda: first.assigned == everything, timeout_s=20)
+        await feed(b"x")
+        await eventually_async(lambda: first.values().count(b"x") == 4)
+        before = first.ledgers
+        await second.start()
+        await eventually_async(lambda: len(first.assigned) == len(second.assigned) == 2, timeout_s=20)
+        assert first.assigned | second.assigned == everything
+        assert len({partition for _, partition in first.assigned}) == 1
+        assert not any(ledger.live for ledger in before.values())  # a classic rebalance takes all away first
+        await feed(b"y")
+        await eventually_async(lambda: first.values().count(b"y") == second.values().count(b"y") == 2)
+        await second.stop()
+        await eventually_async(lambda: first.assigned == everything, timeout_s=20)
+        await feed(b"z")
+        await eventually_async(lambda: first.values().count(b"z") == 4)
+        assert b"x" not in second.values()
+        for name, partition in everything:
+            key = (name, partition)
+            await eventually_async(lambda key=key: committed(classic.bootstrap, group, *key)[0] == 3)  # type: ignore[misc]
+    assert (first.values() + second.values()).count(b"y") == 4
+
+
+async def test_a_cluster_without_the_new_protocol_is_named_when_it_was_asked_for(
+    classic: Cluster, prefix: str, group: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    create_topics(classic.bootstrap, **{f"{prefix}in": 1})
+    settings = FrameSettings(ledger=Ledger, group_protocol="consumer")
+    app = FrameApp(classic.bootstrap, group, [f"{prefix}in"], settings=settings)
+    async with running(app):
+        await eventually_async(lambda: "set group_protocol to classic" in caplog.text)
+        await eventually_async(lambda: app.app._crash_reason)
+
+
+async def test_a_broker_that_does_not_answer_ends_the_start(group: str, caplog: pytest.LogCaptureFixture) -> None:
+    app = FrameApp("127.0.0.1:1", group, ["t"])
+    with pytest.raises(KafkaException):
+        await asyncio.to_thread(group_protocol, {"bootstrap.servers": "127.0.0.1:1"}, 0.5)
+    assert app.values() == []
