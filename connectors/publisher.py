@@ -11,6 +11,7 @@ This file does not decide what is written, and does not follow the consumer: gro
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -67,6 +68,7 @@ class TransactionalPublisher:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"publish-{transactional_id}")
         self._producer: Producer | None = None
         self._failed: tuple[KafkaError, str, int] | None = None
+        self._begun = False
         self._halt = threading.Event()
         self.transactions = 0
 
@@ -101,7 +103,8 @@ class TransactionalPublisher:
             raise RuntimeError("the publisher is not started")
         self._failed = None
         try:
-            producer.begin_transaction()
+            if not self._begun:
+                await self._run(self._begin, producer)
             await self._produce(producer, records)
             await self._run(self._commit, producer, offsets)
         except KafkaException as error:
@@ -145,11 +148,20 @@ class TransactionalPublisher:
             self._producer.purge()
             self._producer = None
 
+    def _begin(self, producer: Producer) -> None:
+        producer.begin_transaction()
+        self._begun = True
+
     def _commit(self, producer: Producer, offsets: Sequence[tuple[str, int, int, str]]) -> None:
         if offsets:
             positions = [TopicPartition(*offset) for offset in offsets]
             self._retrying(producer.send_offsets_to_transaction, positions, self._group(), _CALL_TIMEOUT_S)
         self._retrying(producer.commit_transaction, _CALL_TIMEOUT_S)
+        # The next one is begun here, where waiting for librdkafka's thread costs nobody. Until records or offsets come, the
+        # brokers know nothing of it.
+        self._begun = False
+        with contextlib.suppress(KafkaException):  # what was committed is committed; the next publish says what is wrong
+            self._begin(producer)
 
     def _settle_failure(self, producer: Producer, error: KafkaError) -> None:
         """Abort, and raise what the caller must know; return when trying again is right."""
@@ -172,6 +184,7 @@ class TransactionalPublisher:
             logger.warning("a transaction was aborted and is tried again: %s", error.str())
 
     def _abort(self, producer: Producer) -> None:
+        self._begun = False
         try:
             self._retrying(producer.abort_transaction, _CALL_TIMEOUT_S)
         except KafkaException as error:

@@ -135,8 +135,19 @@ def decode_delivery(value: bytes) -> Delivery:
 
 
 def _read_delivery(value: bytes, start: int) -> tuple[Delivery, int]:
-    delivery_id, at = get_string(value, start)
-    subscription_id, ids_end = get_string(value, at)
+    # Lengths of less than 64 are one byte, twice the length: written out here, where it is read for every POST.
+    at, twice = start + 1, value[start]
+    if twice & 0x81:
+        delivery_id, at = get_string(value, start)
+    else:
+        end = at + (twice >> 1)
+        delivery_id, at = value[at:end].decode(), end
+    twice = value[at]
+    if twice & 0x81:
+        subscription_id, ids_end = get_string(value, at)
+    else:
+        ids_end = at + 1 + (twice >> 1)
+        subscription_id = value[at + 1 : ids_end].decode()
     at = ids_end + 4
     if value[ids_end:at] == FRESH:  # a first attempt: most of them
         attempt = due_ms = first_attempt_ms = 0
@@ -147,8 +158,16 @@ def _read_delivery(value: bytes, start: int) -> tuple[Delivery, int]:
         first_attempt_ms, at = get_long(value, at)
         tries, at = _read_tries(value, at)
     tail_at = at
-    traceparent, at = _read_optional(value, at)
-    content_type, at = get_string(value, at)
+    if value[at] == 0:
+        traceparent, at = None, at + 1
+    else:
+        traceparent, at = _read_optional(value, at)
+    twice = value[at]
+    if twice & 0x81:
+        content_type, at = get_string(value, at)
+    else:
+        end = at + 1 + (twice >> 1)
+        content_type, at = value[at + 1 : end].decode(), end
     body, facts_at = get_bytes(value, at)
     end = _skip_facts(value, facts_at)
     delivery = Delivery(

@@ -18,8 +18,8 @@ import faust
 from confluent_kafka import KafkaException
 
 from connectors import frames
-from connectors.admin import check_topics
 from connectors.address_guard import AddressGuard
+from connectors.admin import check_topics
 from connectors.aiohttp_sender import AiohttpSender
 from connectors.clock import SystemClock
 from connectors.http_sender import HttpSender

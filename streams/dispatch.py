@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import NamedTuple, assert_never
 
@@ -39,7 +39,7 @@ from schemas.topics import Topics
 from streams.core.quarantine import quarantined
 from streams.core.retry import HOLD_MS_MIN, tier_hold_ms
 from streams.core.signing import Signer
-from streams.core.verdict import Dead, Delivered, Interrupted, RetryAt, judge
+from streams.core.verdict import Dead, Interrupted, RetryAt, judge, succeeded
 from streams.counters import Counters
 from streams.ports import Clock, Route, Sender, SubscriptionTable
 from streams.settle import Settler
@@ -127,6 +127,7 @@ class Dispatch:
     ) -> None:
         """`hold` and `release` pause and resume the fetching of a partition."""
         self._topics = topics
+        self._attempts_topic = topics.attempts
         self._tiers = topics.tiers
         self._holds = {name: hold_ms for hold_ms, name in self._tiers.items()}
         self._table = table
@@ -252,10 +253,9 @@ class Dispatch:
             self._park(job, now_ms, PAUSED_WAIT_MS)
 
     def _decode(self, value: bytes | None) -> Delivery:
-        schema_id = codec.wire_schema_id(value)
-        if schema_id != self._schema_ids.delivery:
+        if value is None or not value.startswith(self._delivery_header):
+            schema_id = codec.wire_schema_id(value)
             raise UndecodableError("unknown_schema", f"schema id {schema_id} is not that of a delivery")
-        assert value is not None
         return decode_delivery(value)
 
     def _enqueue_late(self, job: Job) -> None:
@@ -342,7 +342,8 @@ class Dispatch:
         if delivery.traceparent is not None:
             headers.append(("traceparent", delivery.traceparent))
         lane.in_flight += 1
-        lane.busy_since = self._clock.monotonic()
+        if lane.in_flight >= subscription.max_in_flight:
+            lane.busy_since = self._clock.monotonic()
         job.intake.in_flight += 1
         self._in_flight += 1
         self._sender.post(lane.route, headers, delivery.body, partial(self._posted, lane, job, now_ms))
@@ -353,10 +354,14 @@ class Dispatch:
         lane.busy_since = self._clock.monotonic()
         job.intake.in_flight -= 1
         self._in_flight -= 1
-        if job.intake.ledger.live:
-            self._judge(lane.subscription, job, started_ms, result)
-        else:
+        if not job.intake.ledger.live:
             self._drop(job)
+        elif succeeded(result):
+            self._counters["delivered"] += 1
+            delivery = job.delivery
+            self._finish(job, (self._attempt(delivery, delivery.attempt + 1, "delivered", started_ms, result),))
+        else:
+            self._judge(lane.subscription, job, started_ms, result)
         self._offer(lane)
         if not self._filling:
             # Once for all answers of this turn of the loop: requests leave in bursts, which wakes the receivers, and us, less
@@ -371,6 +376,7 @@ class Dispatch:
         self._fill()
 
     def _judge(self, subscription: Subscription, job: Job, started_ms: int, result: PostResult) -> None:
+        """Not delivered: again, or never, or not for us to say."""
         delivery = job.delivery
         number = delivery.attempt + 1
         verdict = judge(
@@ -382,9 +388,6 @@ class Dispatch:
             jitter=self._clock.jitter(),
         )
         match verdict:
-            case Delivered():
-                self._counters["delivered"] += 1
-                self._finish(job, (self._attempt(delivery, number, "delivered", started_ms, result),))
             case RetryAt(due_ms):
                 self._counters["retried"] += 1
                 later = _after(delivery, number, due_ms, started_ms, result)
@@ -403,10 +406,10 @@ class Dispatch:
 
     # --- ends --------------------------------------------------------------------------------------------------------------
 
-    def _finish(self, job: Job, records: Iterable[Out]) -> None:
+    def _finish(self, job: Job, records: Sequence[Out]) -> None:
         self._admitted -= 1
         intake = job.intake
-        self._settler.settle(intake.topic, intake.partition, intake.ledger, (job.offset,), tuple(records))
+        self._settler.settle(intake.topic, intake.partition, intake.ledger, (job.offset,), records)
 
     def _drop(self, job: Job) -> None:
         """Leave it to whoever owns the partition next: its offset is not finished."""
@@ -465,14 +468,14 @@ class Dispatch:
             result.status,
             result.cause or "",
             result.detail or "",
-            result.excerpt[:EXCERPT_BYTES_MAX],
+            result.excerpt and result.excerpt[:EXCERPT_BYTES_MAX],
             due_ms,
         )
         return self._attempt_record(delivery, attempt)
 
     def _attempt_record(self, delivery: Delivery, attempt: Attempt) -> Out:
         value = encode_attempt(self._attempt_header, delivery, attempt)
-        return (self._topics.attempts, delivery.subscription_id.encode(), value, -1, None)
+        return (self._attempts_topic, delivery.subscription_id.encode(), value, -1, None)
 
     def _dead_letter(self, delivery: Delivery, reason: str, detail: str, now_ms: int) -> Out:
         value = encode_dead_letter(self._dead_header, delivery, reason, detail, now_ms)

@@ -13,10 +13,6 @@ from schemas.post import PostResult
 from streams.core.retry import next_due_ms, parse_retry_after_ms
 
 
-class Delivered(msgspec.Struct, frozen=True, gc=False):
-    """A 2xx answer."""
-
-
 class RetryAt(msgspec.Struct, frozen=True, gc=False):
     """Not delivered; the next attempt is due then (milliseconds since the epoch)."""
 
@@ -34,10 +30,15 @@ class Interrupted(msgspec.Struct, frozen=True, gc=False):
     """This worker stops: nothing can be said, so nothing is written, and the next worker tries again."""
 
 
-Verdict = Delivered | RetryAt | Dead | Interrupted
+#: On an attempt that did not succeed.
+Verdict = RetryAt | Dead | Interrupted
 
-DELIVERED = Delivered()
 INTERRUPTED = Interrupted()
+
+
+def succeeded(result: PostResult) -> bool:
+    """A 2xx answer, and nothing else."""
+    return 200 <= result.status <= 299
 
 
 def judge(
@@ -49,10 +50,9 @@ def judge(
     now_ms: int,
     jitter: float,
 ) -> Verdict:
-    """The verdict on the attempt number `attempts` (1 for the first). Times in milliseconds, `jitter` in [0, 1)."""
+    """The verdict on the attempt number `attempts` (1 for the first), which did not succeed. Times in milliseconds, `jitter`
+    in [0, 1)."""
     status = result.status
-    if 200 <= status <= 299:
-        return DELIVERED
     if result.cause == "shutdown":
         return INTERRUPTED
     if result.cause == "invalid_request":

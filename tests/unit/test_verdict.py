@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from schemas.post import CAUSES, PostResult
-from streams.core.verdict import DELIVERED, INTERRUPTED, Dead, RetryAt, Verdict, judge
+from streams.core.verdict import INTERRUPTED, Dead, RetryAt, Verdict, judge, succeeded
 
 NOW = 1_000_000
 
@@ -16,7 +16,12 @@ def verdict(result: PostResult, attempts: int = 1, reject: tuple[int, ...] = ())
 
 @pytest.mark.parametrize("status", [200, 201, 202, 204, 299])
 def test_every_2xx_is_delivered(status: int) -> None:
-    assert verdict(PostResult(status, 1)) == DELIVERED
+    assert succeeded(PostResult(status, 1))
+
+
+@pytest.mark.parametrize("status", [0, 199, 300, 404, 500])
+def test_nothing_else_is(status: int) -> None:
+    assert not succeeded(PostResult(status, 1))
 
 
 @pytest.mark.parametrize("status", [300, 301, 304, 308, 400, 401, 404, 408, 429, 500, 502, 503, 504, 599])
