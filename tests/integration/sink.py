@@ -1,0 +1,157 @@
+"""A receiver for volume: raw asyncio, counts every `webhook-id`, answers by path.
+
+In-process, or a process of its own.
+
+Paths: `/ok` 204 at once · `/slow/<ms>` 204 after that long · `/status/<n>` that status · `/flaky/<n>` 500 to the
+first n attempts of an id, then 204 · `/hang` never. `GET /counts` is JSON: how often each id came, by path.
+As a process it prints its port and ends with its standard input.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import subprocess
+import sys
+import urllib.request
+from collections import Counter, defaultdict
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import NamedTuple, cast
+
+import orjson
+import uvloop
+
+
+class Received(NamedTuple):
+    path: str
+    headers: dict[str, str]
+    body: bytes
+
+
+class Sink:
+    """Counts by path and id; `received` keeps whole requests where `keep` is set."""
+
+    def __init__(self, keep: bool = True) -> None:
+        self.counts: dict[str, Counter[str]] = defaultdict(Counter)
+        self.received: list[Received] = []
+        self.keep = keep
+        self.port = 0
+        self.connections: set[_Connection] = set()
+
+    def url(self, path: str) -> str:
+        return f"http://127.0.0.1:{self.port}{path}"
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[Sink]:
+        server = await asyncio.get_running_loop().create_server(lambda: _Connection(self), "127.0.0.1", 0)
+        self.port = server.sockets[0].getsockname()[1]
+        try:
+            yield self
+        finally:
+            server.close()
+            for connection in list(self.connections):
+                connection.transport.abort()
+            await server.wait_closed()
+
+
+class _Connection(asyncio.Protocol):
+    transport: asyncio.Transport
+
+    def __init__(self, sink: Sink) -> None:
+        self._sink = sink
+        self._buffer = b""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)  # uvloop's is none of asyncio's classes
+        self._sink.connections.add(self)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._sink.connections.discard(self)
+
+    def data_received(self, data: bytes) -> None:
+        self._buffer += data
+        while True:
+            end = self._buffer.find(b"\r\n\r\n")
+            if end < 0:
+                return
+            start_line, *lines = self._buffer[:end].decode("latin-1").split("\r\n")
+            headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines)}
+            total = end + 4 + int(headers.get("content-length", "0"))
+            if len(self._buffer) < total:
+                return
+            body, self._buffer = self._buffer[end + 4 : total], self._buffer[total:]
+            self._answer(start_line.split(" ")[1], headers, body)
+
+    def _answer(self, path: str, headers: dict[str, str], body: bytes) -> None:
+        sink = self._sink
+        if path == "/counts":
+            self._respond(200, orjson.dumps(sink.counts))
+            return
+        identifier = headers["webhook-id"]
+        sink.counts[path][identifier] += 1
+        if sink.keep:
+            sink.received.append(Received(path, headers, body))
+        match path.split("/")[1:]:
+            case ["slow", delay_ms]:
+                asyncio.get_running_loop().call_later(int(delay_ms) / 1000, self._respond, 204)
+            case ["status", status]:
+                self._respond(int(status), b"no")
+            case ["flaky", failures]:
+                self._respond(500 if sink.counts[path][identifier] <= int(failures) else 204)
+            case ["hang", *_]:
+                pass
+            case _:
+                self._respond(204)
+
+    def _respond(self, status: int, body: bytes = b"") -> None:
+        if not self.transport.is_closing():
+            length = b"" if status == 204 else b"content-length: %d\r\n" % len(body)
+            self.transport.write(b"HTTP/1.1 %d X\r\n%s\r\n%s" % (status, length, body))
+
+
+class SinkProcess:
+    """A sink that outlives a worker that is killed."""
+
+    def __init__(self, port: int) -> None:
+        self.port = port
+
+    def url(self, path: str) -> str:
+        return f"http://127.0.0.1:{self.port}{path}"
+
+    def counts(self) -> dict[str, int]:
+        """How often each id came, over all paths."""
+        with urllib.request.urlopen(self.url("/counts"), timeout=10) as answer:
+            by_path: dict[str, dict[str, int]] = orjson.loads(answer.read())
+        total: Counter[str] = Counter()
+        for counts in by_path.values():
+            total.update(counts)
+        return dict(total)
+
+    def total(self) -> int:
+        return sum(self.counts().values())
+
+
+@contextlib.contextmanager
+def sink_process() -> Iterator[SinkProcess]:
+    root = Path(__file__).parents[2]
+    with subprocess.Popen(
+        [sys.executable, "-m", "tests.integration.sink"], cwd=root, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        try:
+            yield SinkProcess(int(process.stdout.readline()))
+        finally:
+            process.kill()
+
+
+async def main() -> None:
+    loop = asyncio.get_running_loop()
+    async with Sink(keep=False).running() as sink:
+        sys.stdout.write(f"{sink.port}\n")
+        sys.stdout.flush()
+        await loop.run_in_executor(None, sys.stdin.read)
+
+
+if __name__ == "__main__":
+    uvloop.run(main())

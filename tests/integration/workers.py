@@ -1,0 +1,208 @@
+"""What the tests of whole workers share: topics with subscriptions and events, workers, and a look at the results."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from confluent_kafka import Consumer, Producer, TopicPartition
+
+from connectors.admin import apply_topics
+from schemas import codec
+from schemas.delivery import dead_letter_schema
+from schemas.event import Event, encode_event
+from schemas.frame import Headers
+from schemas.subscription import Subscription, subscription_to_json
+from streams.app import OwnSchemas, Role, Worker, make_registry, register_own_schemas
+from streams.settings import Settings
+from tests.helpers import eventually, eventually_async
+
+ROOT = Path(__file__).parents[2]
+SECRET = "whsec_" + base64.b64encode(bytes(range(32))).decode()
+BOTH: tuple[Role, ...] = ("fan-out", "delivery")
+PARTITIONS = 4
+
+
+class Site:
+    """Topics of one prefix, with what a producer and an operator do to them, and readers of what came of it."""
+
+    def __init__(self, settings: Settings, schemas: OwnSchemas) -> None:
+        self.settings = settings
+        self.topics = settings.topics
+        self.schemas = schemas
+        self._client = {"bootstrap.servers": settings.bootstrap}
+        self._producer = Producer(
+            {**self._client, "linger.ms": 5, "message.max.bytes": 16 << 20, "partitioner": "murmur2_random"}
+        )
+
+    @classmethod
+    async def made(cls, bootstrap: str, prefix: str, **settings: Any) -> Site:
+        values: dict[str, Any] = {
+            "bootstrap": bootstrap,
+            "prefix": prefix,
+            "partitions": PARTITIONS,
+            "allow_private_networks": True,
+            "drain_s": 5.0,
+        }
+        site_settings = Settings(**(values | settings))
+        topics = site_settings.topics
+        await apply_topics({"bootstrap.servers": bootstrap}, topics.specs(), 1)
+        return cls(site_settings, await register_own_schemas(make_registry(site_settings), topics))
+
+    # --- writing -----------------------------------------------------------------------------------------------------
+
+    def write(
+        self,
+        topic: str,
+        records: Iterable[tuple[bytes | None, bytes | None]],
+        *,
+        partition: int = -1,
+        headers: Headers | None = None,
+    ) -> None:
+        """(key, value) records, durable on return."""
+        for key, value in records:
+            more: Any = {"headers": headers} if headers else {}
+            while True:
+                try:
+                    self._producer.produce(topic, value, key, partition, **more)
+                    break
+                except BufferError:
+                    self._producer.poll(0.1)
+        assert self._producer.flush(30) == 0
+
+    def subscribe(self, subscription_id: str, url: str, **fields: Any) -> None:
+        values: dict[str, Any] = {"event_types": ("order.*",), "secrets": (SECRET,), "max_in_flight": 32} | fields
+        value = subscription_to_json(Subscription(id=subscription_id, url=url, **values))
+        self.write(self.topics.subscriptions, [(subscription_id.encode(), value)])
+
+    def unsubscribe(self, subscription_id: str) -> None:
+        self.write(self.topics.subscriptions, [(subscription_id.encode(), None)])
+
+    def event(self, event_id: str, event_type: str = "order.created", data: bytes = b'{"n":1}') -> bytes:
+        return encode_event(self.schemas.event, Event(event_id, event_type, "default", 1_700_000_000_000, data))
+
+    def send(self, ids: Iterable[str], event_type: str = "order.created") -> None:
+        self.write(self.topics.events, ((id_.encode(), self.event(id_, event_type)) for id_ in ids))
+
+    # --- reading -----------------------------------------------------------------------------------------------------
+
+    def read(self, topic: str) -> list[Any]:
+        """All committed records, as confluent_kafka's messages."""
+        consumer = Consumer(
+            {
+                **self._client,
+                "group.id": f"{self.settings.prefix}reader",
+                "isolation.level": "read_committed",
+                "enable.partition.eof": True,
+                "enable.auto.commit": False,
+                "fetch.wait.max.ms": 10,
+            }
+        )
+        try:
+            partitions = consumer.list_topics(topic, timeout=10).topics[topic].partitions
+            consumer.assign([TopicPartition(topic, number, 0) for number in partitions])
+            found: list[Any] = []
+            ended: set[int | None] = set()
+            while len(ended) < len(partitions):
+                messages = consumer.consume(5_000, 1.0 if not found else 0.05)
+                for message in messages:
+                    if message.error() is None:
+                        found.append(message)
+                    else:
+                        ended.add(message.partition())
+            return found
+        finally:
+            consumer.close()
+
+    def attempts(self) -> list[dict[str, Any]]:
+        return self._decoded(self.topics.attempts, codec.own_schema("attempt.v1"))
+
+    def dead(self) -> list[dict[str, Any]]:
+        return self._decoded(self.topics.dead, dead_letter_schema())
+
+    def _decoded(self, topic: str, schema: str) -> list[dict[str, Any]]:
+        parsed = codec.parse_schema(schema)
+        return [codec.decode(message.value(), parsed) for message in self.read(topic)]
+
+    def outcomes(self) -> Counter[tuple[str, str]]:
+        """How often each (delivery id, outcome) is in `attempts`."""
+        return Counter((one["delivery_id"], one["outcome"]) for one in self.attempts())
+
+    # --- workers -----------------------------------------------------------------------------------------------------
+
+    @contextlib.asynccontextmanager
+    async def worker(self, roles: Sequence[Role] = BOTH) -> AsyncIterator[Worker]:
+        """One in this process, ready."""
+        ready, stop = asyncio.Event(), asyncio.Event()
+        worker = Worker(self.settings, roles, on_ready=ready.set)
+        running = asyncio.create_task(worker.run(stop))
+        try:
+            await eventually_async(
+                lambda: ready.is_set() or running.done(), timeout_s=30, message="the worker is ready"
+            )
+            if not running.done():
+                yield worker
+        finally:
+            stop.set()
+            await asyncio.wait_for(running, 30)
+
+    @contextlib.contextmanager
+    def worker_process(self, worker_id: str, roles: Sequence[Role] = BOTH, *, log: Path) -> Iterator[WorkerProcess]:
+        """One of its own; it is gone when the block is left."""
+        settings = self.settings
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("DISTRIBUTARY_")} | {
+            "DISTRIBUTARY_BOOTSTRAP": str(settings.bootstrap),
+            "DISTRIBUTARY_PREFIX": settings.prefix,
+            "DISTRIBUTARY_PARTITIONS": str(settings.partitions),
+            "DISTRIBUTARY_ALLOW_PRIVATE_NETWORKS": "true",
+            "DISTRIBUTARY_DRAIN_S": str(settings.drain_s),
+            "DISTRIBUTARY_WORKER_ID": worker_id,
+        }
+        command = [sys.executable, "-m", "tests.integration.worker_process", *roles]
+        with (
+            log.open("ab") as errors,
+            subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=errors) as process,
+        ):
+            try:
+                yield WorkerProcess(process)
+            finally:
+                process.kill()
+
+
+class WorkerProcess:
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        self._process = process
+
+    def ready(self) -> None:
+        """Wait until partitions are assigned to every role."""
+        assert self._process.stdout is not None
+        assert self._process.stdout.readline() == b"ready\n"
+
+    def kill(self) -> None:
+        """kill -9, and gone on return."""
+        self._process.kill()
+        self._process.wait(10)
+
+    def signal(self, number: int) -> None:
+        self._process.send_signal(number)
+
+    def terminate(self) -> int:
+        """SIGTERM; the exit code of an orderly end."""
+        self._process.send_signal(signal.SIGTERM)
+        return self._process.wait(30)
+
+    def ended(self) -> bool:
+        return self._process.poll() is not None
+
+
+def until(condition: Any, message: str, timeout_s: float = 60.0) -> None:
+    eventually(condition, timeout_s=timeout_s, message=message)
