@@ -230,3 +230,16 @@ async def test_the_client_never_resolves_an_address() -> None:
 
     async with serving(answering(OK)) as server, sending(resolver=Resolver(lookup)) as sender:
         assert (await start(sender, server.url())).status == 200
+
+
+async def test_bytes_before_a_request_is_written_never_answer_it() -> None:
+    """A request is written at the loop's next turn; until then its connection has been asked nothing."""
+    async with serving(answering(OK)) as server, sending() as sender:
+        await start(sender, server.url())
+        (connection,) = sender._idle
+        answer = start(sender, server.url())
+        assert connection.upcoming is not None
+        connection.data_received(b"HTTP/1.1 410 Gone\r\ncontent-length: 0\r\n\r\n")
+        result = await answer
+    assert result.status == 200
+    assert [request.connection for request in server.requests] == [1, 2]
