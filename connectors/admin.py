@@ -33,6 +33,9 @@ from schemas.topics import TopicSpec
 T = TypeVar("T")
 
 REQUEST_SECONDS = 10.0
+#: How long brokers are asked again of whom all refuse connections.
+REFUSED_SECONDS = 2.0
+_TRY_SECONDS = 0.5
 #: A created topic is known to the controller first and to the other brokers a moment later.
 SETTLE_SECONDS = 15.0
 _POLL_SECONDS = 0.05
@@ -76,12 +79,23 @@ def connected(config: Mapping[str, Any]) -> AdminClient:
     """A client whose cluster has answered. ClusterError."""
     reasons: list[KafkaError] = []
     settings: dict[str, Any] = {**config, "error_cb": reasons.append}
+    clock = SystemClock()
+    start = clock.monotonic()
     try:
         admin = AdminClient(settings, logger=silent_logger())
-        admin.list_topics(timeout=REQUEST_SECONDS)
-    except KafkaException as error:
-        raise unavailable(config, _most_telling([*reasons, error.args[0]])) from None
-    return admin
+        while True:
+            try:
+                admin.list_topics(timeout=_TRY_SECONDS)
+            except KafkaException as error:
+                admin.poll(0)  # lets librdkafka say why: `error_cb`
+                # Addresses where nobody listens are known at once; a broker that is only slow gets its time.
+                down = any(reason.code() == KafkaError._ALL_BROKERS_DOWN for reason in reasons)
+                if clock.monotonic() - start >= (REFUSED_SECONDS if down else REQUEST_SECONDS):
+                    raise unavailable(config, _most_telling([*reasons, error.args[0]])) from None
+            else:
+                return admin
+    except KafkaException as error:  # of making the client
+        raise unavailable(config, error.args[0]) from None
 
 
 def silent_logger() -> logging.Logger:
@@ -95,8 +109,9 @@ def unavailable(config: Mapping[str, Any], error: KafkaError) -> ClusterError:
     """What this error means to people."""
     where = config.get("bootstrap.servers", "the cluster")
     if error.code() in _UNANSWERED:
+        detail = _DETAIL.search(error.str())
         return ClusterError(
-            f"no Kafka answers at {where}; check that it runs there,"
+            f"no Kafka answers at {where}{f' ({detail[1]})' if detail else ''}; check that it runs there,"
             " and that --bootstrap or DISTRIBUTARY_BOOTSTRAP names it"
         )
     if error.code() in _REFUSED:
@@ -130,8 +145,14 @@ _REFUSED = frozenset(
 
 
 def _most_telling(errors: Sequence[KafkaError]) -> KafkaError:
-    """A refusal explains more than the time-out that follows it."""
-    return next((error for error in errors if error.code() in _REFUSED), errors[-1])
+    """A refusal explains more than the time-out that follows it, and so does what happened to a connection."""
+    refused = (error for error in errors if error.code() in _REFUSED)
+    detailed = (error for error in errors if _DETAIL.search(error.str()))
+    return next(refused, None) or next(detailed, None) or errors[-1]
+
+
+#: What librdkafka says of a connection: "host:port/bootstrap: this is why (after 3ms in state ...)".
+_DETAIL = re.compile(r"/(?:bootstrap|\d+): (.+?)(?: \(after [^)]*\))?$")
 
 
 @contextlib.contextmanager
