@@ -100,6 +100,7 @@ class Demonstration:
         self._expected: dict[str, Expected] = expected([(each.id, each.type) for each in self._events])
         self._secrets = {target.id: new_secret() for target in TARGETS}
         self._event_times_ms: dict[str, int] = {}
+        self._workers: list[tuple[Guarded, Path]] = []
 
     async def run(self, workers: int, keep: bool) -> tuple[Result, list[str]]:
         """The result, and what is wrong with it. CommandError when it could not take place."""
@@ -143,15 +144,24 @@ class Demonstration:
         return int(msgspec.json.decode(line)["port"])
 
     async def _start_workers(self, stack: ExitStack, workers: int) -> None:
-        children = []
         for n in range(workers):
             given = self._environment | {"worker_id": f"demo-{n}"}
             assignments = [f"DISTRIBUTARY_{name.upper()}={value}" for name, value in given.items()]
             log = self._directory / f"worker-{n}.log"
             command = ["env", *assignments, sys.executable, "-m", "streams.cli", "worker", "--role", "all"]
-            children.append((stack.enter_context(guarded(command, log=log, grace_seconds=STOP_SECONDS)), log))
-        for child, log in children:
+            self._workers.append((stack.enter_context(guarded(command, log=log, grace_seconds=STOP_SECONDS)), log))
+        for child, log in self._workers:
             await self._line(child, log, "ready", "a worker")
+
+    async def _watch_workers(self) -> None:
+        """CommandError when a worker ends by itself; never returns."""
+        while True:
+            for child, log in self._workers:
+                if child.ended():
+                    raise CommandError(
+                        f"a worker ended while it worked; it said: {(_whole_lines(log) or ['nothing'])[-1]}"
+                    )
+            await asyncio.sleep(_LOOK_SECONDS)
 
     async def _line(self, child: Guarded, log: Path, start: str, what: str) -> str:
         """The first whole line of the log that starts so. CommandError when the child ends or takes too long."""
@@ -178,12 +188,12 @@ class Demonstration:
         tally = Tally(self._expected)
         seconds = len(self._events) * (1 / self._rate + SETTLE_SECONDS_PER_EVENT) + SETTLE_SECONDS
         with View(tally, len(self._events)) as view:
-            tasks = [
-                asyncio.create_task(self._send(ids.event, view)),
-                asyncio.create_task(self._follow(tally, values, view)),
+            tasks: list[asyncio.Future[Any]] = [
+                asyncio.ensure_future(asyncio.gather(self._send(ids.event, view), self._follow(tally, values, view))),
+                asyncio.ensure_future(self._watch_workers()),
             ]
             try:
-                done, _ = await asyncio.wait(tasks, timeout=seconds, return_when=asyncio.FIRST_EXCEPTION)
+                done, _ = await asyncio.wait(tasks, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
                 for task in done:
                     task.result()
             finally:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import sys
 from typing import Annotated
 
@@ -48,7 +47,5 @@ def main() -> None:
     try:
         app(prog_name="distributary")
     except Exception as error:  # noqa: BLE001 - whatever it is, people get a sentence
-        if isinstance(error, OSError) and error.errno == errno.EPIPE:  # whoever read our output has enough
-            sys.exit(0)
         report(error, debug=_State.debug)
         sys.exit(1)
