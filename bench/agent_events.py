@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator
 from typing import Any
 
 import faust
@@ -33,13 +32,13 @@ async def count(bootstrap: str, topic: str, scheme: str, events: int) -> None:
         consumer_auto_offset_reset="earliest",
         stream_wait_empty=False,
         autodiscover=False,
-        **({"stream_buffer_maxsize": 4} if scheme == "frames" else {}),
+        stream_buffer_maxsize=4 if scheme == "frames" else 4096,  # frames; Faust's default is of messages
     )
     done = asyncio.Event()
     seen, started_at, started = 0, 0.0, 0
 
     @app.agent(app.topic(topic))
-    async def agent(stream: AsyncIterator[Any]) -> None:
+    async def agent(stream: Any) -> None:
         nonlocal seen, started_at, started
         async for value in stream:
             seen += len(value.records) if scheme == "frames" else 1

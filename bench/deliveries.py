@@ -1,4 +1,5 @@
-"""`deliveries`: the delivery agent, from records in Kafka to answered POSTs settled in Kafka, next to a bare aiohttp POST loop."""
+"""`deliveries`: the delivery agent, from records in Kafka to answered POSTs settled in Kafka, next to a bare aiohttp
+POST loop."""
 
 from __future__ import annotations
 
@@ -8,7 +9,7 @@ import aiohttp
 
 from bench import harness
 from bench.fan_out import DATA, settings, subscriptions
-from bench.harness import cpu_s, report
+from bench.harness import cpu_s, report, until
 from schemas import codec
 from schemas.delivery import FRESH, encode_fresh, encode_tail
 from schemas.event import Event
@@ -30,11 +31,9 @@ async def engine(bootstrap: str, prefix: str, partitions: int, deliveries: int) 
     stop = asyncio.Event()
     running = asyncio.create_task(worker.run(stop))
     counters = worker.counters
-    while counters["delivered"] < deliveries * WARM_PART:
-        await asyncio.sleep(0.005)
+    await until(lambda: counters["delivered"] >= deliveries * WARM_PART)
     first, started = counters["delivered"], cpu_s()
-    while counters["delivered"] < deliveries:
-        await asyncio.sleep(0.005)
+    await until(lambda: counters["delivered"] >= deliveries)
     stop.set()
     await running
     report((counters["delivered"] - first) / (cpu_s() - started))

@@ -1,7 +1,7 @@
 """What every figure needs: processes with a role that end with their parent, topics, and the lines that are printed.
 
-A role is a function `module:name` taking and returning JSON values, run in a process of its own so that its CPU seconds are its
-own. This file measures nothing itself.
+A role is a function `module:name` taking and returning JSON values, run in a process of its own so that its CPU seconds
+are its own. This file measures nothing itself.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import uvloop
@@ -98,7 +98,7 @@ def note(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-# --- Kafka --------------------------------------------------------------------------------------------------------------
+# --- Kafka ----------------------------------------------------------------------------------------
 
 
 def new_topics(bootstrap: str, partitions: int) -> Topics:
@@ -130,7 +130,13 @@ def filler(bootstrap: str) -> Producer:
     )
 
 
-# --- inside a role ------------------------------------------------------------------------------------------------------
+async def until(reached: Callable[[], bool]) -> None:
+    """Look every few milliseconds: what is measured must not be told to notify."""
+    while not reached():  # noqa: ASYNC110
+        await asyncio.sleep(0.005)
+
+
+# --- inside a role ---
 
 
 def _end_with_parent() -> None:

@@ -1,4 +1,5 @@
-"""`latency_p50`, `latency_p99`: from an event handed to its producer to its POST at the endpoint, at 200 events a second."""
+"""`latency_p50`, `latency_p99`: from an event handed to its producer to its POST at the endpoint, at 200 events a
+second."""
 
 from __future__ import annotations
 

@@ -54,7 +54,8 @@ def _field(head: bytes, name: bytes) -> bytes:
 
 
 async def serve(remember: bool = False) -> None:
-    """A role: reports its port, and serves until it is ended. GET answers with `webhook-id seconds` lines (CLOCK_MONOTONIC)."""
+    """A role: reports its port, and serves until it is ended. GET answers with `webhook-id seconds` lines
+    (CLOCK_MONOTONIC)."""
     arrivals: dict[str, float] | None = {} if remember else None
     loop = asyncio.get_running_loop()
     server: Any = await loop.create_server(lambda: _Connection(arrivals), "127.0.0.1", 0, backlog=1024)

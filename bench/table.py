@@ -42,10 +42,6 @@ def subscription(number: int, total: int) -> Subscription:
     )
 
 
-async def _nothing(*_: object) -> None:
-    pass
-
-
 async def follow(bootstrap: str, prefix: str, total: int) -> None:
     """A role: reports seconds and CPU seconds to catch up, MiB per table, and µs per match."""
     chosen = settings(bootstrap, prefix, 1)
@@ -55,7 +51,6 @@ async def follow(bootstrap: str, prefix: str, total: int) -> None:
         chosen.topics.subscriptions,
         index=MatchIndex(),
         schemas=make_registry(chosen),
-        on_bad=_nothing,
     )
     before, started, worked = process.memory_info().rss, time.monotonic(), cpu_s()
     await table.start()

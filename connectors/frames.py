@@ -1,20 +1,21 @@
 """Frames: a Faust transport on librdkafka, for agents that work on many records at a time.
 
-`broker="frames://host:9092"` makes every agent receive `schemas.frame.Frame` objects, up to 500 records of one partition,
-instead of single messages: Faust's cost is then paid once a frame. What Faust does not do here, because it would lose or
-stall (design.md, "Faust traps"): its offset bookkeeping (a ledger per partition instead), its stop-the-world rebalance (only
-the partitions that move are touched), and tables (follow a compacted topic instead, as `connectors/subscriptions.py`).
+`broker="frames://host:9092"` makes every agent receive `schemas.frame.Frame` objects, up to 500 records of one
+partition, instead of single messages: Faust's cost is then paid once a frame. What Faust does not do here, because it
+would lose or stall (design.md, "Faust traps"): its offset bookkeeping (a ledger per partition instead), its
+stop-the-world rebalance (only the partitions that move are touched), and tables (follow a compacted topic instead, as
+`connectors/subscriptions.py`).
 
-Threads: one polls librdkafka, runs its rebalance callbacks and makes every other call to the consumer (confluent_kafka lets one
-thread in at a time, and a second one waits with the interpreter's lock); everything else happens on the event loop. A batch of
-frames goes to the loop for each free place in hand; when no place frees up, the assignment is paused and polled on, so that
-the group never takes a busy worker for a dead one.
+Threads: one polls librdkafka, runs its rebalance callbacks and makes every other call to the consumer (confluent_kafka
+lets one thread in at a time, and a second one waits with the interpreter's lock); everything else happens on the event
+loop. A batch of frames goes to the loop for each free place in hand; when no place frees up, the assignment is paused
+and polled on, so that the group never takes a busy worker for a dead one.
 
-A partition's ledger is its epoch: given up in order, what is in flight gets a deadline to be settled first (`on_revoke`);
-lost, the ledger is closed at once and nothing of it may be written.
+A partition's ledger is its epoch: given up in order, what is in flight gets a deadline to be settled first
+(`on_revoke`); lost, the ledger is closed at once and nothing of it may be written.
 
-This file does not decide what may be committed (the ledger does, injected: connectors know no `streams`) and does not write
-transactions (`connectors/publisher.py`).
+This file does not decide what may be committed (the ledger does, injected: connectors know no `streams`) and does not
+write transactions (`connectors/publisher.py`).
 """
 
 from __future__ import annotations
@@ -27,8 +28,9 @@ import threading
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from concurrent.futures import Future
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, cast
 
+import faust
 import msgspec
 from confluent_kafka import Consumer as KafkaConsumer
 from confluent_kafka import KafkaError, KafkaException, Message, Producer, TopicPartition
@@ -46,7 +48,8 @@ logger = logging.getLogger(__name__)
 
 GroupProtocol = Literal["consumer", "classic"]
 
-#: Called with the partitions that are about to be given up; returns when what was in flight is settled or the deadline passed.
+#: Called with the partitions that are about to be given up; returns when what was in flight is settled or the deadline
+#: passed.
 OnRevoke = Callable[[list[tuple[str, int]]], Awaitable[None]]
 
 _POLL_S = 0.05  # also how long a call to the consumer may wait for its turn
@@ -54,12 +57,18 @@ _STALL_AFTER = 5  # polls without a free place in hand
 _CALL_TIMEOUT_S = 30.0
 
 
+class FrameApp(faust.App):
+    """A Faust app with a place for its frame settings; any other app works too, with the transport's defaults."""
+
+    frame_settings: FrameSettings | None = None
+
+
 class FrameSettings(msgspec.Struct, frozen=True, kw_only=True):
     """How an app's consumer works; set it as `app.frame_settings` before the app starts.
 
-    `ledger(position, metadata)` makes the ledger of a newly assigned partition. With `commits=True`, a frame that an agent is done
-    with counts as finished, and offsets are committed every `broker_commit_interval`; with False, the owner of the ledgers
-    commits (in transactions). `consumer` holds librdkafka settings that win over ours.
+    `ledger(position, metadata)` makes the ledger of a newly assigned partition. With `commits=True`, a frame that an
+    agent is done with counts as finished, and offsets are committed every `broker_commit_interval`; with False, the
+    owner of the ledgers commits (in transactions). `consumer` holds librdkafka settings that win over ours.
     """
 
     ledger: Callable[[int, str | None], OffsetLedger]
@@ -74,9 +83,9 @@ class FrameSettings(msgspec.Struct, frozen=True, kw_only=True):
 def group_protocol(client_config: Mapping[str, Any], timeout_s: float = 10.0) -> GroupProtocol:
     """The newest group protocol that the cluster's coordinators accept.
 
-    Brokers say so in `group.coordinator.rebalance.protocols` (KIP-848, from 3.7 on); one that does not know the setting knows only
-    classic groups. Where reading broker settings is not allowed, KIP-848 is assumed: a broker that refuses it is a clear error then.
-    KafkaException when no broker answers.
+    Brokers say so in `group.coordinator.rebalance.protocols` (KIP-848, from 3.7 on); one that does not know the setting
+    knows only classic groups. Where reading broker settings is not allowed, KIP-848 is assumed: a broker that refuses
+    it is a clear error then. KafkaException when no broker answers.
     """
     admin = AdminClient(dict(client_config))
     broker_id = next(iter(admin.list_topics(timeout=timeout_s).brokers))
@@ -117,8 +126,9 @@ def consumer_config(bootstrap: str, group: str, protocol: GroupProtocol, extra: 
     return config
 
 
-class FrameMessage(ConsumerMessage):  # type: ignore[misc]
-    """Faust's envelope of a frame. Faust's compiled stream does not call `ack`; all it does for certain is to set `acked`."""
+class FrameMessage(ConsumerMessage):
+    """Faust's envelope of a frame. Faust's compiled stream does not call `ack`; all it does for certain is to set
+    `acked`."""
 
     __slots__ = ("_acked", "_done")
 
@@ -129,7 +139,8 @@ class FrameMessage(ConsumerMessage):  # type: ignore[misc]
         last = frame.records[-1]
         kind, timestamp_ms = last.timestamp()
         super().__init__(
-            tp.topic, tp.partition, last.offset(), timestamp_ms / 1000, kind, (), None, frame, None, 0, 0, tp,
+            tp.topic, tp.partition, last.offset(), timestamp_ms / 1000, kind, [], None, cast(Any, frame), None, 0, 0,
+            tp,
             generation_id=generation_id,
         )  # fmt: skip
 
@@ -143,10 +154,10 @@ class FrameMessage(ConsumerMessage):  # type: ignore[misc]
         first = acked and not self._acked
         self._acked = acked
         if first:
-            self._done(self.value)
+            self._done(cast(Any, self.value))
 
 
-class FrameConsumer(FaustConsumer):  # type: ignore[misc]
+class FrameConsumer(FaustConsumer):
     """Faust's consumer port on `confluent_kafka.Consumer`, handing over frames."""
 
     consumer_stopped_errors: ClassVar[tuple[type[BaseException], ...]] = ()
@@ -181,26 +192,34 @@ class FrameConsumer(FaustConsumer):  # type: ignore[misc]
         # keeps none.
         self._committed_offset = defaultdict(lambda: 1 << 63)
 
-    # --- life cycle ----------------------------------------------------------------------------------------------------
+    # --- life cycle -------------------------------------------------------------------------------
 
     async def subscribe(self, topics: Iterable[str]) -> None:
         """Join the group. Called by Faust's conductor once the agents have started, and again when topics change."""
         self._main_loop = asyncio.get_running_loop()
         names = sorted(topics)
         if self._kafka is not None:
-            self._kafka.subscribe(names, on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost)
+            await asyncio.wrap_future(self._call(self._subscribe, names))
             return
         bootstrap = ",".join(f"{url.host}:{url.port or 9092}" for url in self.transport.url)
         client = {"bootstrap.servers": bootstrap, **_security(self.settings.consumer)}
-        self._protocol = self.settings.group_protocol or await asyncio.to_thread(group_protocol, client)
+        if self.settings.group_protocol is None:
+            self._protocol = await asyncio.to_thread(group_protocol, client)
+        else:
+            self._protocol = self.settings.group_protocol
         config = consumer_config(bootstrap, self.app.conf.id, self._protocol, self.settings.consumer)
         self._kafka = KafkaConsumer({**config, "error_cb": self._on_error}, logger=logger)
-        self._kafka.subscribe(names, on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost)
+        self._subscribe(self._kafka, names)
         self.app.flow_control.resume()  # once: resuming clears the agents' queues
-        self.app.tables.recovery.completed.set()  # no tables, nothing to recover: Faust's start waits for this
+        cast(
+            Any, self.app.tables
+        ).recovery.completed.set()  # no tables, nothing to recover: Faust's start waits for this
         self.add_future(self._pump())
         self._thread = threading.Thread(target=self._poll_forever, name=f"frames-{self.app.conf.id}", daemon=True)
         self._thread.start()
+
+    def _subscribe(self, kafka: KafkaConsumer, topics: list[str]) -> None:
+        kafka.subscribe(topics, on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost)
 
     async def on_stop(self) -> None:
         """Leave the group: the poll thread runs the revoke callbacks, settles what it can, and closes."""
@@ -214,12 +233,13 @@ class FrameConsumer(FaustConsumer):  # type: ignore[misc]
             self.hold(tp.topic, tp.partition)
 
     def group_metadata(self) -> object:
-        """What a transactional producer needs to commit offsets as this member, as of the last poll. RuntimeError before joining."""
+        """What a transactional producer needs to commit offsets as this member, as of the last poll. RuntimeError
+        before joining."""
         if self._group is None:
             raise RuntimeError("the consumer has not joined its group yet")
         return self._group
 
-    # --- pause and resume, by the owner of a partition's records ----------------------------------------------------------
+    # --- pause and resume, by the owner of a partition's records ----------------------------------
 
     def hold(self, topic: str, partition: int) -> None:
         """Fetch no more of this partition until `release`. What is under way still arrives."""
@@ -254,7 +274,7 @@ class FrameConsumer(FaustConsumer):  # type: ignore[misc]
         self._calls.put((lambda kafka: function(kafka, *args), future))
         return future
 
-    # --- the poll thread -------------------------------------------------------------------------------------------------
+    # --- the poll thread --------------------------------------------------------------------------
 
     def _poll_forever(self) -> None:
         kafka = self._kafka
@@ -328,8 +348,8 @@ class FrameConsumer(FaustConsumer):  # type: ignore[misc]
         if partitions:
             kafka.resume(partitions)
 
-    def _frames(self, messages: list[Message]) -> list[Frame]:
-        by_partition: dict[tuple[str, int], list[Message]] = {}
+    def _frames(self, messages: list[Any]) -> list[Frame]:
+        by_partition: dict[tuple[str, int], list[Any]] = {}
         for message in messages:
             if message.error() is not None:
                 self._on_record_error(message.error(), message)
@@ -348,7 +368,7 @@ class FrameConsumer(FaustConsumer):  # type: ignore[misc]
             frames.append(Frame(topic, partition, records, ledger))
         return frames
 
-    def _ledger_of(self, message: Message) -> OffsetLedger | None:
+    def _ledger_of(self, message: Any) -> OffsetLedger | None:
         """The ledger of the record's partition; None when the partition is not ours (any more), or it is an error."""
         topic, partition = message.topic(), message.partition()
         ledger = self._ledgers.get((topic, partition))
@@ -357,8 +377,9 @@ class FrameConsumer(FaustConsumer):  # type: ignore[misc]
             ledger = self._ledgers[topic, partition] = self.settings.ledger(message.offset(), None)
         return ledger
 
-    def _on_record_error(self, error: KafkaError, message: Message) -> None:
-        """An error in the place of a record. Those of one partition pass or are an operator's matter; fatal ones end the app."""
+    def _on_record_error(self, error: KafkaError, message: Any) -> None:
+        """An error in the place of a record. Those of one partition pass or are an operator's matter; fatal ones end
+        the app."""
         if error.fatal() or error.code() == KafkaError._FATAL:
             raise KafkaException(error)
         logger.warning("%s[%s] of group %s: %s", message.topic(), message.partition(), self.app.conf.id, error.str())
@@ -381,7 +402,7 @@ class FrameConsumer(FaustConsumer):  # type: ignore[misc]
         if loop is not None and not loop.is_closed():
             asyncio.run_coroutine_threadsafe(self.app.crash(error), loop)
 
-    # --- rebalance callbacks: on the poll thread, inside poll() or close() ------------------------------------------------
+    # --- rebalance callbacks: on the poll thread, inside poll() or close() ------------------------
 
     def _on_assign(self, kafka: KafkaConsumer, partitions: list[TopicPartition]) -> None:
         self.rebalances += 1
@@ -476,10 +497,11 @@ class FrameConsumer(FaustConsumer):  # type: ignore[misc]
                 if future.done():
                     raise
 
-    # --- the event loop ---------------------------------------------------------------------------------------------------
+    # --- the event loop ---------------------------------------------------------------------------
 
     async def _pump(self) -> None:
-        """Pass frames to the agents. Waits while an agent's queue is full, which fills our hands and stops the poll thread."""
+        """Pass frames to the agents. Waits while an agent's queue is full, which fills our hands and stops the poll
+        thread."""
         while not self.should_stop:
             frames = await self._batches.get()
             for frame in frames:
@@ -503,16 +525,17 @@ class FrameConsumer(FaustConsumer):  # type: ignore[misc]
         return FrameMessage(frame, tp, self.app.consumer_generation_id, self._done)
 
     def _done(self, frame: Frame) -> None:
-        """No agent needs the frame any more. At a stop that says nothing: Faust takes a cancelled agent for one that is done."""
+        """No agent needs the frame any more. At a stop that says nothing: Faust takes a cancelled agent for one that is
+        done."""
         if self.settings.commits and not self.app.should_stop:
             frame.ledger.finish_all([record.offset() for record in frame.records])
 
-    def ack(self, message: ConsumerMessage) -> bool:
+    def ack(self, message: Any) -> bool:
         """An agent is done with a frame."""
         message.acked = True
         return True
 
-    def track_message(self, message: ConsumerMessage) -> None:
+    def track_message(self, message: Any) -> None:
         """Nothing: the ledger tracks."""
 
     async def force_commit(self, topics: object = None, start_new_transaction: bool = True) -> bool:
@@ -553,7 +576,7 @@ class FrameConsumer(FaustConsumer):  # type: ignore[misc]
     async def wait_empty(self) -> None:
         """Nothing to wait for: frames that are not finished are not committed."""
 
-    # --- the rest of Faust's consumer port ---------------------------------------------------------------------------------
+    # --- the rest of Faust's consumer port --------------------------------------------------------
 
     def assignment(self) -> set[TP]:
         """The partitions that are ours."""
@@ -640,8 +663,9 @@ class FrameConsumer(FaustConsumer):  # type: ignore[misc]
         self._halt.set()
 
 
-class FrameProducer(FaustProducer):  # type: ignore[misc]
-    """For agents that `send()`: plain, idempotent, at-least-once. The engine's own writes go through `connectors/publisher.py`."""
+class FrameProducer(FaustProducer):
+    """For agents that `send()`: plain, idempotent, at-least-once. The engine's own writes go through
+    `connectors/publisher.py`."""
 
     async def on_start(self) -> None:
         await super().on_start()
@@ -685,7 +709,7 @@ class FrameProducer(FaustProducer):  # type: ignore[misc]
         loop = asyncio.get_running_loop()
         future: asyncio.Future[RecordMetadata] = loop.create_future()
 
-        def resolve(error: KafkaError | None, message: Message) -> None:
+        def resolve(error: KafkaError | None, message: Any) -> None:
             if future.done():
                 return
             if error is not None:
@@ -732,7 +756,7 @@ class FrameProducer(FaustProducer):  # type: ignore[misc]
         return True
 
 
-class Transport(base.Transport):  # type: ignore[misc]
+class Transport(base.Transport):
     """`frames://`. A subclass that knows a ledger is registered as Faust's entry point (`streams/transport.py`)."""
 
     Consumer: ClassVar[type[FrameConsumer]] = FrameConsumer

@@ -114,9 +114,7 @@ def find_java() -> Path | None:
 def java_major(java: Path) -> int | None:
     """The major version that `java -version` prints; None when it does not run."""
     try:
-        printed = subprocess.run(
-            [java, "-version"], capture_output=True, text=True, timeout=10, check=True
-        ).stderr
+        printed = subprocess.run([java, "-version"], capture_output=True, text=True, timeout=10, check=True).stderr
     except (OSError, subprocess.SubprocessError):
         return None
     found = re.search(r'version "(\d+)', printed)
@@ -270,9 +268,7 @@ def _commands(
 
 
 @contextlib.contextmanager
-def _container(
-    settings: Mapping[str, str], version: str, heap_mib: int, progress: Progress
-) -> Iterator[Cluster]:
+def _container(settings: Mapping[str, str], version: str, heap_mib: int, progress: Progress) -> Iterator[Cluster]:
     docker = importlib.import_module("docker")
     container_class = importlib.import_module("testcontainers.core.container").DockerContainer
     image = f"apache/kafka:{version}"

@@ -1,11 +1,13 @@
 """Transactions: groups of records and the offsets that they settle, written all or nothing.
 
-A `confluent_kafka.Producer` with a transactional id. Records are queued on the event loop; the calls that block have a thread. Exactly once inside
-Kafka rests on the offsets going through the same transaction, with the consumer's group metadata (KIP-447): a member
-that the group has given up on is refused, so a transactional id needs to be unique per running worker, not per partition.
-A stable id (`worker_id`) makes a restarted worker end its predecessor's open transaction at once instead of after its time-out.
+A `confluent_kafka.Producer` with a transactional id. Records are queued on the event loop; the calls that block have a
+thread. Exactly once inside Kafka rests on the offsets going through the same transaction, with the consumer's group
+metadata (KIP-447): a member that the group has given up on is refused, so a transactional id needs to be unique per
+running worker, not per partition. A stable id (`worker_id`) makes a restarted worker end its predecessor's open
+transaction at once instead of after its time-out.
 
-This file does not decide what is written, and does not follow the consumer: group metadata is asked for at each transaction.
+This file does not decide what is written, and does not follow the consumer: group metadata is asked for at each
+transaction.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, cast
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer, TopicPartition
 
@@ -73,11 +75,13 @@ class TransactionalPublisher:
         self.transactions = 0
 
     async def start(self) -> None:
-        """Register the transactional id, which ends what a predecessor left open. KafkaException when the cluster refuses."""
+        """Register the transactional id, which ends what a predecessor left open. KafkaException when the cluster
+        refuses."""
         await self._run(self._start)
 
     async def publish(self, records: Sequence[Out], offsets: Sequence[tuple[str, int, int, str]]) -> None:
-        """One transaction; see the port. Waits out transient errors, for ever if need be: nothing is lost by waiting."""
+        """One transaction; see the port. Waits out transient errors, for ever if need be: nothing is lost by
+        waiting."""
         attempt = 0
         while not await self._publish_once(records, offsets):
             if self._halt.is_set():
@@ -91,10 +95,10 @@ class TransactionalPublisher:
         await self._run(self._close)
         self._thread.shutdown(wait=True)
 
-    async def _run(self, function: Callable[..., None], *args: Any) -> None:
+    async def _run(self, function: Callable[..., object], *args: Any) -> None:
         await asyncio.get_running_loop().run_in_executor(self._thread, function, *args)
 
-    # --- one transaction ---------------------------------------------------------------------------------------------------
+    # --- one transaction --------------------------------------------------------------------------
 
     async def _publish_once(self, records: Sequence[Out], offsets: Sequence[tuple[str, int, int, str]]) -> bool:
         """True when committed; False when aborted for a reason that may pass."""
@@ -126,7 +130,7 @@ class TransactionalPublisher:
                     if headers is None:
                         produce(topic, value, key, partition)
                     else:
-                        produce(topic, value, key, partition, headers=headers)
+                        produce(topic, value, key, partition, headers=cast(Any, headers))
                     break
                 except BufferError:  # the queue is full: let it drain
                     await self._run(producer.poll, 0.05)
@@ -137,7 +141,7 @@ class TransactionalPublisher:
             if number % _PRODUCE_CHUNK == 0:
                 await asyncio.sleep(0)
 
-    # --- on the publisher's thread: what blocks ------------------------------------------------------------------------------
+    # --- on the publisher's thread: what blocks ---------------------------------------------------
 
     def _start(self) -> None:
         self._producer = Producer(self._config, logger=logger)
@@ -157,10 +161,12 @@ class TransactionalPublisher:
             positions = [TopicPartition(*offset) for offset in offsets]
             self._retrying(producer.send_offsets_to_transaction, positions, self._group(), _CALL_TIMEOUT_S)
         self._retrying(producer.commit_transaction, _CALL_TIMEOUT_S)
-        # The next one is begun here, where waiting for librdkafka's thread costs nobody. Until records or offsets come, the
-        # brokers know nothing of it.
+        # The next one is begun here, where waiting for librdkafka's thread costs nobody. Until records or offsets come,
+        # the brokers know nothing of it.
         self._begun = False
-        with contextlib.suppress(KafkaException):  # what was committed is committed; the next publish says what is wrong
+        with contextlib.suppress(
+            KafkaException
+        ):  # what was committed is committed; the next publish says what is wrong
             self._begin(producer)
 
     def _settle_failure(self, producer: Producer, error: KafkaError) -> None:
@@ -168,7 +174,8 @@ class TransactionalPublisher:
         code = error.code()
         if code in _FENCED or (error.fatal() and self._failed is None):
             raise FencedError(
-                f"another worker uses the transactional id {self._config['transactional.id']!r}: give each worker its own worker id"
+                f"another worker uses the transactional id {self._config['transactional.id']!r}: "
+                "give each worker its own worker id"
                 if code in _FENCED
                 else f"the transactional producer cannot go on: {error.str()}"
             )

@@ -336,7 +336,7 @@ class ConfluentRegistry:
         return schema_id
 
     async def list_entries(self) -> list[Entry]:
-        """All versions of all subjects that hold Avro schemas, in order: a request for each. RegistryUnavailableError."""
+        """All versions of all subjects that hold Avro schemas, in order: one request each. RegistryUnavailableError."""
         entries = []
         for subject in sorted(await self._ask(self._client.get_subjects)):
             for version in await self._ask(self._client.get_versions, subject):

@@ -21,33 +21,18 @@ from typing import Any, NamedTuple, Protocol, TypeVar, cast
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, TopicPartition
 
-from schemas import codec
 from schemas.errors import (
-    InvalidSubscriptionError,
     RegistryUnavailableError,
     UndecodableError,
     UnknownSchemaError,
 )
 from schemas.frame import Headers, Record
-from schemas.subscription import Subscription, subscription_from_fields, subscription_from_json
+from schemas.subscription import Subscription
+from schemas.subscription_codec import SubscriptionDecoder
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
-
-#: Why a record is bad: a closed set, for counters and quarantine headers.
-REASONS = frozenset(
-    {
-        "avro",  # the payload does not decode with its schema, or the schema does not resolve to ours
-        "invalid",  # a rule of a subscription's fields
-        "key_mismatch",  # the key is not the subscription's id
-        "no_key",
-        "schema",  # the registry's text is no Avro schema
-        "truncated",
-        "unknown_schema",  # the registry has none with this id
-        "wrong_magic",  # neither in the wire format nor a JSON object
-    }
-)
 
 BATCH_RECORDS = 500
 #: What librdkafka fetches ahead; its default would double the memory of a table that catches up.
@@ -58,8 +43,6 @@ STOP_SECONDS = 10.0
 RETRY_SECONDS_MIN, RETRY_SECONDS_MAX = 0.1, 5.0
 #: A topic created a moment ago may not be known to every broker yet.
 MISSING_ATTEMPTS = 3
-#: Schemas that are kept parsed; a topic has a handful.
-WRITERS_MAX = 100
 
 SubscriptionChanged = Callable[[Subscription | None, Subscription | None], None]
 
@@ -129,41 +112,6 @@ class _StoppedError(Exception):
     """`stop()` was called: the thread ends."""
 
 
-class _Decoder:
-    """Values to subscriptions. `schema_text` blocks until it answers; UnknownSchemaError."""
-
-    def __init__(self, schema_text: Callable[[int], str]) -> None:
-        own = codec.own_schema("subscription.v1")  # the newest
-        self._schema_text = schema_text
-        self._own = codec.canonical(own)
-        self._reader = codec.parse_schema(own, logical_types=False)
-        self._writers: dict[int, tuple[codec.Schema, codec.Schema | None]] = {}
-
-    def decode(self, value: bytes) -> Subscription:
-        """UndecodableError or InvalidSubscriptionError."""
-        if value.lstrip()[:1] == b"{":
-            return subscription_from_json(value)
-        schema_id = codec.wire_schema_id(value)
-        writer, reader = self._writers.get(schema_id) or self._prepare(schema_id)
-        return subscription_from_fields(codec.decode(value, writer, reader))
-
-    def _prepare(self, schema_id: int) -> tuple[codec.Schema, codec.Schema | None]:
-        try:
-            text = self._schema_text(schema_id)
-        except UnknownSchemaError as error:
-            raise UndecodableError("unknown_schema", str(error)) from None
-        try:
-            writer = codec.parse_schema(text, logical_types=False)
-            same = codec.canonical(text) == self._own
-        except ValueError as error:
-            raise UndecodableError("schema", f"the schema with the id {schema_id}: {error}") from None
-        if len(self._writers) >= WRITERS_MAX:
-            self._writers.clear()
-        # Without resolution, decoding takes a third less.
-        prepared = self._writers[schema_id] = (writer, None if same else self._reader)
-        return prepared
-
-
 _MISSING = {KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC, KafkaError._UNKNOWN_PARTITION}
 _DENIED = {KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.CLUSTER_AUTHORIZATION_FAILED}
 _UNAUTHENTICATED = {KafkaError._AUTHENTICATION, KafkaError.SASL_AUTHENTICATION_FAILED}
@@ -217,7 +165,7 @@ class SubscriptionsTable:
         *,
         index: Index,
         schemas: Schemas,
-        on_bad: OnBad,
+        on_bad: OnBad | None = None,
         on_progress: OnProgress | None = None,
     ) -> None:
         #: How many records were bad, by reason.
@@ -231,7 +179,7 @@ class SubscriptionsTable:
         self._on_bad = on_bad
         self._on_progress = on_progress
         self._callbacks: list[SubscriptionChanged] = []
-        self._decoder = _Decoder(self._schema)
+        self._decoder = SubscriptionDecoder()
         self._thread = threading.Thread(target=self._run, name=f"table {topic}", daemon=True)
         self._stopping = threading.Event()
         # One batch is applied while the next is decoded: a slow loop slows the thread.
@@ -321,12 +269,13 @@ class SubscriptionsTable:
         for one in bad:
             self.bad[one.reason] += 1
             log.error("%s[%d] offset %d is no subscription, and changes none: %s (%s)", *one.at, one.detail, one.reason)
-        await asyncio.gather(*(self._put_aside(one) for one in bad))
+        if self._on_bad is not None:
+            await asyncio.gather(*(self._put_aside(self._on_bad, one) for one in bad))
         self._done(progress, caught_up)
 
-    async def _put_aside(self, bad: _Bad) -> None:
+    async def _put_aside(self, on_bad: OnBad, bad: _Bad) -> None:
         try:
-            await self._on_bad(*bad)
+            await on_bad(*bad)
         except Exception as error:  # noqa: BLE001 - the record still stands in the topic; the table must go on
             log.error("%s[%d] offset %d could not be quarantined: %s", *bad.at, error)
 
@@ -462,18 +411,14 @@ class SubscriptionsTable:
     def _change(self, message: _Message) -> _Change:
         key, value = message.key(), message.value()
         try:
-            if key is None:
-                raise UndecodableError("no_key", "the record has no key; it must be the subscription's id")
-            if value is None:
-                return key.decode("utf-8", "replace")
-            subscription = self._decoder.decode(value)
-            if subscription.id.encode() != key:
-                raise UndecodableError("key_mismatch", f"the key is not the subscription's id {subscription.id}")
-            return subscription
+            wanted = self._decoder.wanted(value)
+            if wanted is not None:
+                self._decoder.learn(wanted, self._schema(wanted))
+            return self._decoder.decode(key, value)
         except UndecodableError as error:
             reason, detail = error.reason, error.detail
-        except InvalidSubscriptionError as error:
-            reason, detail = "invalid", str(error)
+        except UnknownSchemaError as error:
+            reason, detail = "unknown_schema", str(error)
         at = Coordinates(message.topic(), message.partition(), message.offset())
         return _Bad(at, key, value, message.headers(), reason, detail)
 

@@ -2,7 +2,8 @@
 
 These are the records written and read for every POST, so their layout serves the hot path (`delivery.v1.avsc`): a
 *head* that differs between the deliveries of one event, and a *tail* of bytes that all of them share and that a retry
-carries over as it is; the tail ends with the *facts* about the event, which an attempt record repeats unread. The property tests hold every function here to fastavro's answer on the same schema.
+carries over as it is; the tail ends with the *facts* about the event, which an attempt record repeats unread. The
+property tests hold every function here to fastavro's answer on the same schema.
 
 This file does not decide anything about a delivery, and holds no secret: those stay in the subscription.
 """
@@ -43,8 +44,8 @@ class Try(msgspec.Struct, frozen=True, gc=False):
 class Delivery(msgspec.Struct, frozen=True, gc=False):
     """One event for one endpoint, as far as delivering needs it.
 
-    `ids`, `tail` and `facts` are encoded bytes that later records repeat: both ids; everything after the attempts; and the
-    end of the tail with event id, type, tenant, times and subject, which only people and programs downstream read.
+    `ids`, `tail` and `facts` are encoded bytes that later records repeat: both ids; everything after the attempts; and
+    the end of the tail with event id, type, tenant, times and subject, which only people and programs downstream read.
     """
 
     id: str
@@ -279,7 +280,7 @@ def encode_dead_letter(header: bytes, delivery: Delivery, reason: str, detail: s
     return b"".join((header, put_string(reason), put_string(detail), put_long(dead_ms), _delivery_payload(delivery)))
 
 
-# --- whole schemas, for registries, readers and other versions ----------------------------------------------------------
+# --- whole schemas, for registries, readers and other versions ------------------------------------
 
 
 def dead_letter_schema() -> str:

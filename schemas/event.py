@@ -190,7 +190,7 @@ def _json_form(value: Any) -> Any:
     raise TypeError(f"{type(value).__name__} has no JSON form")
 
 
-# --- writing ------------------------------------------------------------------------------------------------------------
+# --- writing --------------------------------------------------------------------------------------
 
 _READER = codec.parse_schema(codec.own_schema("event.v2"), logical_types=False)
 

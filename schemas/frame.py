@@ -17,7 +17,8 @@ Out = tuple[str, bytes | None, bytes | None, int, Headers | None]
 
 
 class Record(Protocol):
-    """A consumed record, as confluent_kafka.Message shapes it: kept as it is, because copying costs more than decoding."""
+    """A consumed record, as confluent_kafka.Message shapes it: kept as it is, because copying costs more than
+    decoding."""
 
     def value(self) -> bytes | None: ...
     def key(self) -> bytes | None: ...

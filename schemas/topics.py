@@ -52,8 +52,8 @@ class TopicSpec(msgspec.Struct, frozen=True):
 class Topics(msgspec.Struct, frozen=True):
     """The names of all topics under a prefix, and how many partitions they have.
 
-    `deliveries` and its retry tiers have equal partition counts: with the `range` assignor, equal partitions meet in one
-    worker, which is what lets circuits and limits work without coordination.
+    `deliveries` and its retry tiers have equal partition counts: with the `range` assignor, equal partitions meet in
+    one worker, which is what lets circuits and limits work without coordination.
     """
 
     prefix: str = ""

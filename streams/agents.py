@@ -1,12 +1,12 @@
 """The Faust agents: where frames come in.
 
-An agent does nothing but hand frames to its stage; an error in a stage ends the worker, since skipping a frame would stall its
-partition for ever. This file does not start anything.
+An agent does nothing but hand frames to its stage; an error in a stage ends the worker, since skipping a frame would
+stall its partition for ever. This file does not start anything.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import faust
@@ -19,9 +19,10 @@ Handler = Callable[[Frame], Awaitable[None]]
 def frame_agent(
     app: faust.App, name: str, topics: list[str], handle: Handler, fail: Callable[[Exception], None]
 ) -> Any:
-    """An agent that passes every frame of these topics to `handle`; `fail` is told of what `handle` cannot cope with."""
+    """An agent that passes every frame of these topics to `handle`; `fail` is told of what `handle` cannot cope
+    with."""
 
-    async def agent(frames: AsyncIterator[Frame]) -> None:
+    async def agent(frames: Any) -> None:
         async for frame in frames:
             try:
                 await handle(frame)

@@ -1,8 +1,8 @@
 """The composition root: a worker, made of the parts that the other files define.
 
-A worker has one or both roles, each a Faust app of its own with its consumer group, its transactional producer and its stage; both
-share the subscriptions table and the registry. This file decides what is connected to what, and in which order it starts and
-stops; nothing else.
+A worker has one or both roles, each a Faust app of its own with its consumer group, its transactional producer and its
+stage; both share the subscriptions table and the registry. This file decides what is connected to what, and in which
+order it starts and stops; nothing else.
 """
 
 from __future__ import annotations
@@ -12,20 +12,19 @@ import contextlib
 import gc
 import logging
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
-import faust
 from confluent_kafka import KafkaException
 
 from connectors import frames
 from connectors.address_guard import AddressGuard
-from connectors.admin import check_topics
+from connectors.admin import ClusterError, check_topics
 from connectors.aiohttp_sender import AiohttpSender
 from connectors.clock import SystemClock
 from connectors.http_sender import HttpSender
 from connectors.publisher import TransactionalPublisher
 from connectors.registry import registry_from
-from connectors.subscriptions import SubscriptionsTable
+from connectors.subscriptions import SubscriptionsTable, TableError
 from schemas.codec import own_schema
 from schemas.delivery import dead_letter_schema
 from schemas.errors import FencedError, RecordTooLargeError, RegistryUnavailableError
@@ -39,6 +38,7 @@ from streams.fan_out import FanOut
 from streams.ports import Registry, Sender
 from streams.settings import Settings
 from streams.settle import Settler
+from streams.subscription_check import SubscriptionCheck
 
 logger = logging.getLogger(__name__)
 
@@ -51,12 +51,9 @@ class WorkerError(Exception):
     """The worker cannot start or go on; one sentence with the next step."""
 
 
-async def _already_logged(*_: object) -> None:
-    """The table logs and counts a bad record; the record itself is quarantined by the role that owns its partition."""
-
-
 def _spare_the_collector() -> None:
-    """Records in flight are many and make no cycles: looking through them every 700 allocations costs a tenth of a delivery."""
+    """Records in flight are many and make no cycles: looking through them every 700 allocations costs a tenth of a
+    delivery."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 50)
@@ -122,15 +119,15 @@ class Worker:
         topics = self.settings.topics
         async with contextlib.AsyncExitStack() as stack:
             try:
-                parts = await self._start(stack, topics)
-                await self._wait(stop, parts)
+                table, parts = await self._start(stack, topics)
+                await self._wait(stop, table, parts)
             except KafkaException as error:
                 raise WorkerError(f"Kafka: {error.args[0].str()}") from None
-            except (RegistryUnavailableError, FencedError, RecordTooLargeError) as error:
+            except (ClusterError, TableError, RegistryUnavailableError, FencedError, RecordTooLargeError) as error:
                 raise WorkerError(str(error)) from None
         logger.info("stopped; %s", line(self.counters))
 
-    async def _start(self, stack: contextlib.AsyncExitStack, topics: Topics) -> list[Part]:
+    async def _start(self, stack: contextlib.AsyncExitStack, topics: Topics) -> tuple[SubscriptionsTable, list[Part]]:
         """Start what all roles share, then each role. The stack undoes it in the opposite order."""
         config = client_config(self.settings)
         problems = await check_topics(config, topics.specs())
@@ -145,7 +142,6 @@ class Worker:
             topics.subscriptions,
             index=MatchIndex(),
             schemas=registry,
-            on_bad=_already_logged,
             on_progress=_log_progress,
         )
         stack.push_async_callback(table.stop)
@@ -161,21 +157,23 @@ class Worker:
             await part.start()
             stack.push_async_callback(part.stop)
         _spare_the_collector()
-        return parts
+        return table, parts
 
-    async def _wait(self, stop: asyncio.Event, parts: list[Part]) -> None:
+    async def _wait(self, stop: asyncio.Event, table: SubscriptionsTable, parts: list[Part]) -> None:
         failure = self._failure
         assert failure is not None
         stopped = asyncio.ensure_future(stop.wait())
         status = asyncio.ensure_future(self._report(parts))
+        followed = asyncio.ensure_future(table.wait())
         try:
-            tasks = [stopped, failure, status, *(part.settling for part in parts if part.settling is not None)]
+            tasks: list[asyncio.Future[Any]] = [stopped, failure, status, followed]
+            tasks += [part.settling for part in parts if part.settling is not None]
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
                 task.result()  # raises what ended it
         finally:
-            stopped.cancel()
-            status.cancel()
+            for watcher in (stopped, status, followed):
+                watcher.cancel()
 
     async def _report(self, parts: list[Part]) -> None:
         """Say when everything is assigned, and then now and again what was done."""
@@ -195,12 +193,14 @@ class Worker:
         if self._failure is not None and not self._failure.done():
             self._failure.set_exception(error)
 
-    # --- roles ---------------------------------------------------------------------------------------------------------
+    # --- roles ------------------------------------------------------------------------------------
 
     def _fan_out(self, topics: Topics, table: SubscriptionsTable, registry: Registry, schema_ids: OwnSchemas) -> Part:
         part = Part(self.settings, "fan-out", self._fail)
         stage = FanOut(topics, table, registry, part.settler, self._clock, self.counters, schema_ids.delivery)
         part.listen("fan-out", [topics.events], stage.process)
+        check = SubscriptionCheck(topics, registry, part.settler, self.counters)
+        part.listen("subscriptions", [topics.subscriptions], check.process)
         return part
 
     async def _delivery(
@@ -247,7 +247,7 @@ class Part:
         name = settings.worker_name
         self.publisher = TransactionalPublisher(client_config(settings), f"{self.group}.{name}", self._group_metadata)
         self.settler = Settler(self.publisher)
-        self.app = faust.App(
+        self.app = frames.FrameApp(
             self.group,
             broker=frames.urls(client_config(settings)["bootstrap.servers"]),
             key_serializer="raw",
@@ -282,7 +282,7 @@ class Part:
         """Let what is under way end and be settled, leave the group, let go."""
         drain_s = self.settings.drain_s
         if self.settling is not None and not self.settling.done():
-            self.app.consumer.quiesce()
+            self._consumer.quiesce()
             try:
                 async with asyncio.timeout(drain_s + 5):
                     if self.on_stop is not None:
@@ -296,18 +296,22 @@ class Part:
             await asyncio.gather(self.settling, return_exceptions=True)
         await self.publisher.close()
 
+    @property
+    def _consumer(self) -> frames.FrameConsumer:
+        return cast(frames.FrameConsumer, self.app.consumer)
+
     def hold(self, topic: str, partition: int) -> None:
         """Pause a partition's fetching."""
-        self.app.consumer.hold(topic, partition)
+        self._consumer.hold(topic, partition)
 
     def release(self, topic: str, partition: int) -> None:
         """Resume it."""
-        self.app.consumer.release(topic, partition)
+        self._consumer.release(topic, partition)
 
     def _group_metadata(self) -> object:
-        return self.app.consumer.group_metadata()
+        return self._consumer.group_metadata()
 
-    async def _on_assigned(self, app: faust.App, partitions: Any, **_: Any) -> None:
+    async def _on_assigned(self, *_: Any, **__: Any) -> None:
         self.assigned.set()
 
     async def _on_revoke(self, partitions: list[tuple[str, int]]) -> None:

@@ -1,12 +1,12 @@
 """Dispatch: from frames of deliveries to POSTs, and from their results to settlements.
 
-Records wait in their partition's *intake* until they may be admitted: the ledger has room, the worker has room, and, in a retry
-tier, the hold is over (the head is always the oldest, so waiting is pausing the partition). An admitted delivery waits in
-its endpoint's *lane* for one of the lane's places and one of the worker's. Its result is judged, and handed to the settler with
-the delivery's offset.
+Records wait in their partition's *intake* until they may be admitted: the ledger has room, the worker has room, and, in
+a retry tier, the hold is over (the head is always the oldest, so waiting is pausing the partition). An admitted
+delivery waits in its endpoint's *lane* for one of the lane's places and one of the worker's. Its result is judged, and
+handed to the settler with the delivery's offset.
 
-Everything happens on one event loop, in callbacks: no task and no future per delivery. This stage sees ports; it does not
-speak HTTP or Kafka.
+Everything happens on one event loop, in callbacks: no task and no future per delivery. This stage sees ports; it does
+not speak HTTP or Kafka.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ from schemas.frame import Frame, OffsetLedger, Out, Record
 from schemas.post import PostResult
 from schemas.subscription import Subscription
 from schemas.topics import Topics
-from streams.core.quarantine import quarantined
 from streams.core.retry import HOLD_MS_MIN, tier_hold_ms
 from streams.core.signing import Signer
 from streams.core.verdict import Dead, Interrupted, RetryAt, judge, succeeded
 from streams.counters import Counters
 from streams.ports import Clock, Route, Sender, SubscriptionTable
+from streams.quarantine import quarantined
 from streams.settle import Settler
 
 logger = logging.getLogger(__name__)
@@ -155,7 +155,7 @@ class Dispatch:
         self._stopping = False
         settler.on_settled(self._on_settled)
 
-    # --- admission -----------------------------------------------------------------------------------------------------
+    # --- admission --------------------------------------------------------------------------------
 
     async def admit(self, frame: Frame) -> None:
         """Take a frame; returns when the worker has room for another."""
@@ -222,7 +222,7 @@ class Dispatch:
                 self._pump(intake)
         self._changed.set()
 
-    # --- one delivery ----------------------------------------------------------------------------------------------------
+    # --- one delivery -----------------------------------------------------------------------------
 
     def _take(self, intake: Intake, record: Record, now_ms: int) -> None:
         """Route an admitted record: to its lane, to a tier, or to its end."""
@@ -285,7 +285,8 @@ class Dispatch:
         self._offer(lane)
 
     def _refreshed(self, lane: Lane | None, subscription: Subscription) -> Lane:
-        """The lane for a new or changed subscription, with its queue. ValueError when the sender refuses the endpoint."""
+        """The lane for a new or changed subscription, with its queue. ValueError when the sender refuses the
+        endpoint."""
         route = self._sender.route(subscription.url, subscription.headers, subscription.timeout_ms / 1000)
         if lane is None:
             if len(self._lanes) >= self._limits.lanes_max:
@@ -364,8 +365,8 @@ class Dispatch:
             self._judge(lane.subscription, job, started_ms, result)
         self._offer(lane)
         if not self._filling:
-            # Once for all answers of this turn of the loop: requests leave in bursts, which wakes the receivers, and us, less
-            # often. It saves a fifth of a delivery's cost.
+            # Once for all answers of this turn of the loop: requests leave in bursts, which wakes the receivers, and
+            # us, less often. It saves a fifth of a delivery's cost.
             self._filling = True
             asyncio.get_running_loop().call_soon(self._fill_soon)
         if self._admitted <= self._admit_below or self._giving_up:
@@ -404,7 +405,7 @@ class Dispatch:
             case _:
                 assert_never(verdict)
 
-    # --- ends --------------------------------------------------------------------------------------------------------------
+    # --- ends -------------------------------------------------------------------------------------
 
     def _finish(self, job: Job, records: Sequence[Out]) -> None:
         self._admitted -= 1
@@ -440,16 +441,11 @@ class Dispatch:
         self._finish(job, (self._to_tier(job, job.delivery, wait_ms),))
 
     def _quarantine(self, intake: Intake, record: Record, error: UndecodableError) -> None:
-        self._counters[f"quarantined:{error.reason}"] += 1
-        source = (intake.topic, intake.partition, record.offset())
-        logger.warning("quarantined %s[%s]@%s: %s (%s)", *source, error.detail, error.reason)
-        out = quarantined(
-            self._topics.quarantine, source, record.key(), record.value(), record.headers(), error.reason, error.detail
-        )
+        out = quarantined(self._topics.quarantine, intake.topic, intake.partition, record, error, self._counters)
         self._admitted -= 1
         self._settler.settle(intake.topic, intake.partition, intake.ledger, (record.offset(),), (out,))
 
-    # --- records -----------------------------------------------------------------------------------------------------------
+    # --- records ----------------------------------------------------------------------------------
 
     def _to_tier(self, job: Job, delivery: Delivery, wait_ms: int) -> Out:
         """To the same partition of the tier, whatever the key hashes to: it must stay with this endpoint's worker."""
@@ -481,7 +477,7 @@ class Dispatch:
         value = encode_dead_letter(self._dead_header, delivery, reason, detail, now_ms)
         return (self._topics.dead, delivery.subscription_id.encode(), value, -1, None)
 
-    # --- giving up partitions, and the end -----------------------------------------------------------------------------------
+    # --- giving up partitions, and the end --------------------------------------------------------
 
     @property
     def in_flight(self) -> int:
@@ -489,7 +485,8 @@ class Dispatch:
         return self._in_flight
 
     async def give_up(self, partitions: Iterable[tuple[str, int]], deadline_s: float) -> None:
-        """Admit no more of these partitions, and wait for their POSTs under way to end and be settled, up to a deadline.
+        """Admit no more of these partitions, and wait for their POSTs under way to end and be settled, up to a
+        deadline.
 
         The caller closes the ledgers afterwards; what is not settled by then counts for nobody here.
         """

@@ -1,31 +1,27 @@
 """Fan-out: from frames of events to delivery records, settled with the events' offsets.
 
-Each event is decoded, matched against the subscriptions of now, and planned; results go to the settler frame by frame, so the
-order of a source partition is kept. What cannot be decoded goes to quarantine with its reason and the stream goes on; only
-a registry that does not answer makes it wait. This stage sees ports; it does not consume and does not write.
+Each event is decoded, matched against the subscriptions of now, and planned; results go to the settler frame by frame,
+so the order of a source partition is kept. What cannot be decoded goes to quarantine with its reason and the stream
+goes on; only a registry that does not answer makes it wait. This stage sees ports; it does not consume and does not
+write.
 """
 
 from __future__ import annotations
 
-import asyncio
-import logging
-
 from schemas import codec
-from schemas.errors import RegistryUnavailableError, UndecodableError, UnknownSchemaError
+from schemas.errors import UndecodableError
 from schemas.event import EventDecoder, event_decoder
 from schemas.frame import Frame, Out, Record
 from schemas.topics import DATA_BYTES_MAX, EVENT_BYTES_MAX, Topics
 from streams.core.fanout import Targets, deliveries
-from streams.core.quarantine import quarantined
 from streams.counters import Counters
+from streams.lookup import schema_text
 from streams.ports import Clock, Registry, SubscriptionTable
+from streams.quarantine import quarantined
 from streams.settle import Settler
-
-logger = logging.getLogger(__name__)
 
 DECODERS_MAX = 10_000
 TARGETS_MAX = 50_000
-_REGISTRY_PAUSE_S = 1.0
 
 
 class FanOut:
@@ -68,7 +64,9 @@ class FanOut:
             try:
                 outs += await self._plan(record)
             except UndecodableError as error:
-                outs.append(self._quarantined(frame, record, error))
+                outs.append(
+                    quarantined(self._topics.quarantine, frame.topic, frame.partition, record, error, self._counters)
+                )
         self._counters["events"] += len(records)
         self._settler.settle(frame.topic, frame.partition, ledger, offsets, outs)
         await self._settler.room()
@@ -106,17 +104,7 @@ class FanOut:
         return targets
 
     async def _decoder(self, schema_id: int) -> EventDecoder:
-        """Look the schema up, waiting for a registry that is out of reach: an event is not bad because the registry is down."""
-        while True:
-            try:
-                text = await self._registry.schema(schema_id)
-                break
-            except UnknownSchemaError:
-                raise UndecodableError("unknown_schema", f"the registry has no schema of id {schema_id}") from None
-            except RegistryUnavailableError as error:
-                self._counters["registry_waits"] += 1
-                logger.warning("waiting for the schema registry: %s", error)
-                await asyncio.sleep(_REGISTRY_PAUSE_S)
+        text = await schema_text(self._registry, schema_id, self._counters)
         try:
             decoder = event_decoder(text)
         except ValueError as error:
@@ -125,11 +113,3 @@ class FanOut:
             self._decoders.clear()
         self._decoders[schema_id] = decoder
         return decoder
-
-    def _quarantined(self, frame: Frame, record: Record, error: UndecodableError) -> Out:
-        self._counters[f"quarantined:{error.reason}"] += 1
-        source = (frame.topic, frame.partition, record.offset())
-        logger.warning("quarantined %s[%s]@%s: %s (%s)", *source, error.detail, error.reason)
-        return quarantined(
-            self._topics.quarantine, source, record.key(), record.value(), record.headers(), error.reason, error.detail
-        )

@@ -85,7 +85,7 @@ class Publisher(Protocol):
     async def publish(self, records: Sequence[Out], offsets: Sequence[tuple[str, int, int, str]]) -> None:
         """One Kafka transaction: the records, and offsets as (topic, partition, next offset, metadata).
 
-        Raises StaleGroupError when the group refuses the offsets (the transaction is aborted; try again without what was
-        lost), FencedError when this producer was replaced, RecordTooLargeError when a record can never be written. Other broker
-        errors are retried inside.
+        Raises StaleGroupError when the group refuses the offsets (the transaction is aborted; try again without what
+        was lost), FencedError when this producer was replaced, RecordTooLargeError when a record can never be written.
+        Other broker errors are retried inside.
         """

@@ -23,30 +23,36 @@ class Settings(BaseSettings):
         env_prefix="DISTRIBUTARY_", toml_file="distributary.toml", extra="forbid", frozen=True
     )
 
-    bootstrap: str | None = Field(None, description="Kafka's bootstrap servers, as host:9092,host:9092")
-    prefix: str = Field("", pattern=r"^[a-zA-Z0-9._-]{0,100}$", description="put before every topic and group name")
-    partitions: int = Field(8, ge=1, le=1000, description="of every partitioned topic, when topics are created")
-    replication_factor: int = Field(-1, ge=-1, description="when topics are created; -1 for the cluster's default")
-    kafka: dict[str, Any] = Field(
-        {}, description="further librdkafka settings for every client, as JSON (security, timeouts)"
+    bootstrap: str | None = Field(default=None, description="Kafka's bootstrap servers, as host:9092,host:9092")
+    prefix: str = Field(
+        default="", pattern=r"^[a-zA-Z0-9._-]{0,100}$", description="put before every topic and group name"
     )
-    group_protocol: Literal["consumer", "classic"] | None = Field(None, description="default: ask the brokers")
+    partitions: int = Field(default=8, ge=1, le=1000, description="of every partitioned topic, when topics are created")
+    replication_factor: int = Field(
+        default=-1, ge=-1, description="when topics are created; -1 for the cluster's default"
+    )
+    kafka: dict[str, Any] = Field(
+        default={}, description="further librdkafka settings for every client, as JSON (security, timeouts)"
+    )
+    group_protocol: Literal["consumer", "classic"] | None = Field(default=None, description="default: ask the brokers")
 
-    registry_url: str | None = Field(None, description="a Confluent-compatible schema registry")
-    registry_auth: str | None = Field(None, description="user:password for it")
+    registry_url: str | None = Field(default=None, description="a Confluent-compatible schema registry")
+    registry_auth: str | None = Field(default=None, description="user:password for it")
     schemas: Path | None = Field(
-        None, description="a folder of <subject>.v<n>.avsc, used when there is no registry_url"
+        default=None, description="a folder of <subject>.v<n>.avsc, used when there is no registry_url"
     )
 
     worker_id: str | None = Field(
-        None,
+        default=None,
         pattern=r"^[a-zA-Z0-9._-]{1,100}$",
         description="stable and unique per worker, as a StatefulSet's pod name: a restart then takes over at once",
     )
-    allow_private_networks: bool = Field(False, description="deliver to loopback and private addresses too")
-    proxy: str | None = Field(None, description="deliver through this HTTP proxy (with the aiohttp sender)")
-    in_flight_max: int = Field(512, ge=1, le=65_536, description="POSTs under way in one worker")
-    drain_s: float = Field(20.0, ge=0, le=600, description="how long a stop or rebalance waits for POSTs under way")
+    allow_private_networks: bool = Field(default=False, description="deliver to loopback and private addresses too")
+    proxy: str | None = Field(default=None, description="deliver through this HTTP proxy (with the aiohttp sender)")
+    in_flight_max: int = Field(default=512, ge=1, le=65_536, description="POSTs under way in one worker")
+    drain_s: float = Field(
+        default=20.0, ge=0, le=600, description="how long a stop or rebalance waits for POSTs under way"
+    )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
 
     @field_validator("bootstrap", "registry_url", "schemas", "proxy", mode="before")

@@ -1,8 +1,8 @@
 """Settling: what became of records, and their offsets, in one transaction for many.
 
-Both stages hand their results here. While one transaction is committed (a dozen milliseconds), the next group gathers, so
-groups grow with the load and a lone record waits for nobody. This file does not know what the records mean, and does not
-decide what may be committed (the ledgers do).
+Both stages hand their results here. While one transaction is committed (a dozen milliseconds), the next group gathers,
+so groups grow with the load and a lone record waits for nobody. This file does not know what the records mean, and does
+not decide what may be committed (the ledgers do).
 """
 
 from __future__ import annotations

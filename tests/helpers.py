@@ -1,6 +1,6 @@
 """What tests of every kind share: waiting for a condition with a deadline, in both colours.
 
-The only place in the tests that sleeps, and only between two looks at a condition.
+The only place in the tests that sleeps: between two looks at a condition, or where slowness itself is tested.
 """
 
 from __future__ import annotations
@@ -40,3 +40,8 @@ async def eventually_async(
         if time.monotonic() > deadline:
             raise AssertionError(f"not within {timeout_s:g} s: {message} (last: {value!r})")
         await asyncio.sleep(POLL_SECONDS)
+
+
+async def drip() -> None:
+    """What a slow server does between two bytes: part of what is tested, and nothing waits for it to be enough."""
+    await asyncio.sleep(POLL_SECONDS)

@@ -77,16 +77,11 @@ async def read_all(settings: Settings) -> dict[str, Subscription]:
                 settings.topics.subscriptions,
                 index=index,
                 schemas=registry,
-                on_bad=_already_logged,
                 on_progress=progress.at,
             )
             await table.start()
             await table.stop()
     return index.by_id
-
-
-async def _already_logged(*_: object) -> None:
-    """The table's log line is all that somebody who lists needs."""
 
 
 @app.command("put")

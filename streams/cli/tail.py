@@ -17,12 +17,12 @@ from confluent_kafka import Message
 from connectors.feed import Reader
 from schemas.errors import UndecodableError, UnknownSchemaError
 from schemas.topics import Topics
+from streams import quarantine
 from streams.app import client_config
 from streams.cli.options import AsJson, Bootstrap, Prefix, RegistryUrl, load_settings, open_registry
 from streams.cli.output import emit, note, say, watching
 from streams.cli.running import run
 from streams.cli.values import Values, iso
-from streams.core import quarantine
 from streams.settings import Settings
 
 Name = Literal["events", "deliveries", "attempts", "dead", "quarantine"]

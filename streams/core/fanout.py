@@ -1,7 +1,7 @@
 """From one event and the subscriptions that match it to delivery records.
 
-The body is rendered, and the part of the record that all deliveries share is encoded, once per payload format. This file
-does not match (`streams/core/match.py`) and does not write.
+The body is rendered, and the part of the record that all deliveries share is encoded, once per payload format. This
+file does not match (`streams/core/match.py`) and does not write.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ _ID_FIELD_START = put_long(len(DELIVERY_PREFIX) + 30) + DELIVERY_PREFIX.encode()
 
 
 class Targets:
-    """The matching subscriptions of one tenant and event type, prepared for encoding. Made once per change of the table."""
+    """The matching subscriptions of one tenant and event type, prepared for encoding. Made once per change of the
+    table."""
 
     __slots__ = ("by_format", "count", "subscriptions")
 
@@ -41,7 +42,8 @@ class Targets:
 
 
 def deliveries(topic: str, header: bytes, event: Event, received_ms: int, targets: Targets) -> list[Out]:
-    """One record per target. `header` is the wire header of delivery.v1; ids as `schemas.ids.delivery_id` makes them."""
+    """One record per target. `header` is the wire header of delivery.v1; ids as `schemas.ids.delivery_id` makes
+    them."""
     records: list[Out] = []
     append = records.append
     event_id = event.id.encode()
@@ -55,7 +57,8 @@ def deliveries(topic: str, header: bytes, event: Event, received_ms: int, target
 
 
 def render(event: Event, payload_format: str) -> tuple[str, bytes]:
-    """(content type, body). `standard`: Standard Webhooks' `{"type","timestamp","data"}`; `data`: the event's data alone.
+    """(content type, body). `standard`: Standard Webhooks' `{"type","timestamp","data"}`; `data`: the event's data
+    alone.
 
     The data is embedded as it came, byte for byte: it was checked to be JSON, and numbers keep every digit.
     """

@@ -1,8 +1,8 @@
 """The ledger of one partition: which offsets are finished, and therefore what may be committed.
 
 Offsets are opened in order when a frame is handed over, and finished in any order. What may be committed is the first
-offset that is not finished: gaps left by compaction and transaction markers were never opened and need no care. The offsets
-finished beyond that point travel in the commit's metadata, so that a restart does not do them again.
+offset that is not finished: gaps left by compaction and transaction markers were never opened and need no care. The
+offsets finished beyond that point travel in the commit's metadata, so that a restart does not do them again.
 
 This file does not commit (`connectors/frames.py` or the publisher's transaction do), and knows no records.
 
@@ -42,7 +42,8 @@ class Ledger:
     def __init__(self, position: int, metadata: str | None = None) -> None:
         """`position` is the committed offset, or where consumption starts; `metadata` as committed with it.
 
-        Metadata that is not ours (another program's, or none) counts as empty: deliveries may then repeat, none is lost.
+        Metadata that is not ours (another program's, or none) counts as empty: deliveries may then repeat, none is
+        lost.
         """
         self._position = position
         self._opened: deque[int] = deque()  # ascending; the head is never in _done

@@ -1,8 +1,8 @@
 """When the next attempt is due, and which retry tier carries the delivery until then.
 
-The schedule is Standard Webhooks' unless the subscription has its own; jitter only adds, so that no attempt comes early.
-Tiers are a timing wheel: a delivery goes to the largest tier whose hold fits into its wait, and when the tier releases it, it
-is delivered if due and hops on if not. This file does not read a clock and makes no random numbers.
+The schedule is Standard Webhooks' unless the subscription has its own; jitter only adds, so that no attempt comes
+early. Tiers are a timing wheel: a delivery goes to the largest tier whose hold fits into its wait, and when the tier
+releases it, it is delivered if due and hops on if not. This file does not read a clock and makes no random numbers.
 """
 
 from __future__ import annotations

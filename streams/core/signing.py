@@ -1,8 +1,8 @@
 """Standard Webhooks 1.0 signatures (symmetric, `v1`).
 
-Signed content: `{id}.{timestamp}.{body}`; header `webhook-signature: v1,<base64 HMAC-SHA256>`, one per secret, separated by
-spaces, so that a receiver accepts the old and the new secret during a rotation. Checked in the tests against the
-`standardwebhooks` package. This file does not read a clock and keeps no secret text, only hash states.
+Signed content: `{id}.{timestamp}.{body}`; header `webhook-signature: v1,<base64 HMAC-SHA256>`, one per secret,
+separated by spaces, so that a receiver accepts the old and the new secret during a rotation. Checked in the tests
+against the `standardwebhooks` package. This file does not read a clock and keeps no secret text, only hash states.
 """
 
 from __future__ import annotations

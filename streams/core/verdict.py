@@ -20,8 +20,8 @@ class RetryAt(msgspec.Struct, frozen=True, gc=False):
 
 
 class Dead(msgspec.Struct, frozen=True, gc=False):
-    """Given up. `reason`: `exhausted` (the schedule ended), `gone` (410), `rejected` (a status the subscription names) or
-    `invalid_endpoint` (a request that must not be sent)."""
+    """Given up. `reason`: `exhausted` (the schedule ended), `gone` (410), `rejected` (a status the subscription names)
+    or `invalid_endpoint` (a request that must not be sent)."""
 
     reason: str
 
@@ -50,8 +50,8 @@ def judge(
     now_ms: int,
     jitter: float,
 ) -> Verdict:
-    """The verdict on the attempt number `attempts` (1 for the first), which did not succeed. Times in milliseconds, `jitter`
-    in [0, 1)."""
+    """The verdict on the attempt number `attempts` (1 for the first), which did not succeed. Times in milliseconds,
+    `jitter` in [0, 1)."""
     status = result.status
     if result.cause == "shutdown":
         return INTERRUPTED

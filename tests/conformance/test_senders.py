@@ -21,6 +21,7 @@ from connectors.http_sender import HttpSender
 from connectors.resolver import Resolver
 from schemas.post import CAUSES, PostResult
 from tests.conformance.sender_server import OK, Peer, answering, black_hole, once, serving
+from tests.helpers import drip
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping, Sequence
@@ -519,7 +520,7 @@ async def test_a_dripping_endpoint_does_not_stretch_the_deadline(caller: Caller)
         await peer.send(b"HTTP/1.1 200 OK\r\ncontent-length: 10000\r\n\r\n")
         while True:
             await peer.send(b"x")
-            await asyncio.sleep(0.02)
+            await drip()
 
     async with serving(script) as server:
         assert (await caller.post(server.url(), timeout_s=0.3)).cause == "timeout"

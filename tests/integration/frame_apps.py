@@ -7,10 +7,10 @@ import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any
 
-import faust
 from confluent_kafka import Consumer, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
+from connectors.frames import FrameApp as AppOnFrames
 from connectors.frames import FrameConsumer, FrameSettings, urls
 from schemas.frame import Frame, OffsetLedger
 from streams.core.ledger import Ledger
@@ -55,7 +55,7 @@ class FrameApp:
         self.frames: list[Frame] = []
         self.gate = asyncio.Event()
         self.gate.set()
-        self.app: Any = faust.App(
+        self.app: Any = AppOnFrames(
             group,
             broker=urls(bootstrap),
             key_serializer="raw",

@@ -69,9 +69,7 @@ def test_a_command_that_does_not_start_is_in_the_log(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("code", "ups"), [(WAIT, 1), (STUBBORN, 1), (WITH_CHILD, 2)])
-def test_leaving_the_block_stops_the_whole_group_and_removes_the_directory(
-    tmp_path: Path, code: str, ups: int
-) -> None:
+def test_leaving_the_block_stops_the_whole_group_and_removes_the_directory(tmp_path: Path, code: str, ups: int) -> None:
     home = tmp_path / "home"
     home.mkdir()
     log = home / "log"
@@ -89,9 +87,7 @@ def test_killing_the_owner_stops_the_command_and_removes_the_directory(tmp_path:
     home.mkdir()
     log = home / "log"
     arguments = [WAIT, str(log), str(home)]
-    with subprocess.Popen(
-        [*python(OWNER), *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    ) as owner:
+    with subprocess.Popen([*python(OWNER), *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as owner:
         assert owner.stdout is not None
         assert owner.stdout.readline() == b"guarding\n"
         up(log)

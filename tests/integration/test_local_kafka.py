@@ -85,9 +85,7 @@ def test_killing_the_parent_takes_the_broker_and_its_data_with_it() -> None:
         home = Path(java.cmdline()[-1]).parent
         assert home.is_dir()
         owner.kill()
-    eventually(
-        lambda: not any(each.is_running() for each in processes), timeout_s=30, message="Java has gone"
-    )
+    eventually(lambda: not any(each.is_running() for each in processes), timeout_s=30, message="Java has gone")
     assert not home.exists()
 
 
@@ -99,9 +97,7 @@ def test_a_given_cluster_is_used_as_it_is(kafka: Cluster) -> None:
 def test_a_given_cluster_that_does_not_answer_is_named_in_the_sentence() -> None:
     (port,) = free_ports(1)
     with (
-        pytest.raises(
-            KafkaUnavailable, match=rf"^No Kafka answered at 127\.0\.0\.1:{port} within 0\.5 s: .*\.$"
-        ),
+        pytest.raises(KafkaUnavailable, match=rf"^No Kafka answered at 127\.0\.0\.1:{port} within 0\.5 s: .*\.$"),
         kafka_cluster(given=f"127.0.0.1:{port}", answer_seconds=0.5),
     ):
         pass
@@ -123,9 +119,7 @@ def test_without_docker_and_packages_the_sentence_says_what_to_install(finders: 
         pass
 
 
-def test_docker_that_cannot_run_the_image_leads_to_packages(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_docker_that_cannot_run_the_image_leads_to_packages(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/no-engine.sock")
     said: list[str] = []
     finders = Finders(docker_answers=lambda: True, java=lambda: None)
@@ -185,9 +179,7 @@ def test_a_download_that_broke_off_is_repeated(tmp_path: Path, monkeypatch: pyte
     assert said == []
 
 
-def test_a_version_that_does_not_exist_is_not_fetched(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_version_that_does_not_exist_is_not_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("M2_REPO", str(tmp_path))
     said: list[str] = []
     with pytest.raises(KafkaUnavailable, match=r"^Apache Kafka 0\.0\.1 could not be fetched \(.*\)"):

@@ -13,9 +13,10 @@ import pytest
 from confluent_kafka import KafkaError, Producer
 
 from connectors.local_kafka import Cluster
-from connectors.subscriptions import BATCH_RECORDS, REASONS, SubscriptionsTable, TableError, _Trouble
+from connectors.subscriptions import BATCH_RECORDS, SubscriptionsTable, TableError, _Trouble
 from schemas import codec
 from schemas.subscription import STANDARD_RETRY_SCHEDULE_MS, Subscription, subscription_to_json
+from schemas.subscription_codec import REASONS
 from streams.core.match import MatchIndex
 from tests.helpers import eventually_async
 from tests.subscriptions_topic import SECRET, Bad, SubscriptionsTopic, fields_of, sub

@@ -102,7 +102,8 @@ def test_foreign_metadata_counts_as_none(text: str) -> None:
 
 
 def test_metadata_fits_whatever_the_pattern_while_not_full() -> None:
-    """The worst patterns that `full` lets through: alternating bits over a long span, and the most holes over any span."""
+    """The worst patterns that `full` lets through: alternating bits over a long span, and the most holes over any
+    span."""
     for seed in range(20):
         chooser = random.Random(seed)
         ledger = Ledger(0)

@@ -39,7 +39,8 @@ def test_hopping_through_the_tiers_is_never_early_and_at_most_a_second_late(wait
             break
     late = max(0, now - due)
     assert late <= HOLD_MS_MIN
-    # largest first: fewer hops than the ratio of neighbouring holds, for each tier; beyond the largest, one for each hold
+    # largest first: fewer hops than the ratio of neighbouring holds, for each tier; beyond the largest, one for each
+    # hold
     assert hops <= 40 + wait_ms // HOLDS_ASCENDING[-1]
 
 

@@ -18,8 +18,8 @@ from schemas.subscription import Subscription
 from schemas.topics import Topics
 from streams.core.ledger import Ledger
 from streams.core.match import MatchIndex
-from streams.core.quarantine import DETAIL, REASON, SOURCE_OFFSET, SOURCE_PARTITION, SOURCE_TOPIC
 from streams.counters import Counters
+from streams.quarantine import DETAIL, REASON, SOURCE_OFFSET, SOURCE_PARTITION, SOURCE_TOPIC
 from streams.settle import Settler
 
 TOPICS = Topics(prefix="t.", partitions=4)

@@ -20,7 +20,7 @@ from schemas.event import Event, encode_event
 from schemas.frame import Headers
 from schemas.ids import delivery_id
 from schemas.topics import EVENT_BYTES_MAX
-from streams import fan_out
+from streams import lookup
 from streams.core.ledger import Ledger
 from streams.fan_out import FanOut
 from tests.helpers import eventually_async
@@ -322,7 +322,7 @@ async def test_a_schema_that_is_none_is_a_reason_of_its_own() -> None:
 
 
 async def test_a_registry_out_of_reach_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fan_out, "_REGISTRY_PAUSE_S", 0.01)
+    monkeypatch.setattr(lookup, "_PAUSE_S", 0.01)
     world = Stage()
     schema_id = await world.envelope()
     world.table.put(subscription("a"))

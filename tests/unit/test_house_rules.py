@@ -62,9 +62,7 @@ def sleeps(source: str) -> bool:
     tree = ast.parse(source)
     if {"time.sleep", "asyncio.sleep"} & set(imports(tree)):
         return True
-    return any(
-        name in SLEEPS and [ast.unparse(each) for each in call.args] != ["0"] for name, call in calls(tree)
-    )
+    return any(name in SLEEPS and [ast.unparse(each) for each in call.args] != ["0"] for name, call in calls(tree))
 
 
 def names_a_registry_or_this_machine(text: str) -> bool:
@@ -126,9 +124,7 @@ def test_what_pyproject_asks_for_is_pinned() -> None:
     extras = project["optional-dependencies"]
     runtime = names([*project["dependencies"], *extras["build"]])
     assert runtime <= pins("constraints-runtime.txt").keys()
-    assert runtime | names([*extras["kafka"], *extras["dev"]]) <= pins("constraints.txt").keys() | {
-        "distributary"
-    }
+    assert runtime | names([*extras["kafka"], *extras["dev"]]) <= pins("constraints.txt").keys() | {"distributary"}
 
 
 def test_both_locks_agree() -> None:

@@ -54,9 +54,7 @@ def test_compose_runs_the_roles_against_its_own_kafka_and_registry(services: dic
         bootstrap = services[name]["environment"]["DISTRIBUTARY_BOOTSTRAP"]
         assert f"INTERNAL://{bootstrap}" in kafka["environment"]["KAFKA_ADVERTISED_LISTENERS"].split(",")
         assert services[name]["environment"]["DISTRIBUTARY_REGISTRY_URL"] == "http://registry:8081"
-    assert (
-        registry["environment"]["SCHEMA_REGISTRY_KAFKASTORE_BOOTSTRAP_SERVERS"] == f"PLAINTEXT://{bootstrap}"
-    )
+    assert registry["environment"]["SCHEMA_REGISTRY_KAFKASTORE_BOOTSTRAP_SERVERS"] == f"PLAINTEXT://{bootstrap}"
 
 
 def test_compose_opens_no_port_beyond_this_machine(services: dict[str, Any]) -> None:
