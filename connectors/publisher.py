@@ -61,6 +61,11 @@ class TransactionalPublisher:
             "queue.buffering.max.messages": 200_000,
             "message.max.bytes": RECORD_BYTES_MAX,
             "transaction.timeout.ms": TRANSACTION_TIMEOUT_MS,
+            # A transaction begun while the markers of the last are still being written is answered
+            # CONCURRENT_TRANSACTIONS and retried: with librdkafka's 100 ms, every tenth transaction took 110 ms instead
+            # of 6.
+            "retry.backoff.ms": 5,
+            "retry.backoff.max.ms": 500,
             **config,
             "transactional.id": transactional_id,
             "delivery.report.only.error": True,
