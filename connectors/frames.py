@@ -62,6 +62,9 @@ class FrameApp(faust.App):
 
     frame_settings: FrameSettings | None = None
 
+    def _create_directories(self) -> None:
+        """None: Faust would make a data folder for tables where the worker runs, and there are no tables here."""
+
 
 class FrameSettings(msgspec.Struct, frozen=True, kw_only=True):
     """How an app's consumer works; set it as `app.frame_settings` before the app starts.
@@ -435,6 +438,9 @@ class FrameConsumer(FaustConsumer):
         self.rebalances += 1
         given_up = {TP(p.topic, p.partition) for p in partitions}
         logger.info("group %s: giving up %s", self.app.conf.id, _names(given_up))
+        for tp in given_up:  # frames on their way to an agent come too late: nobody would wait for what they start
+            if (ledger := self._ledgers.get((tp.topic, tp.partition))) is not None:
+                ledger.retire()
         if self.settings.on_revoke is not None:
             self._on_loop(kafka, self.settings.on_revoke([(tp.topic, tp.partition) for tp in given_up]))
         if self.settings.commits:
@@ -505,7 +511,7 @@ class FrameConsumer(FaustConsumer):
         while not self.should_stop:
             frames = await self._batches.get()
             for frame in frames:
-                if not frame.ledger.live:  # given up while it waited here
+                if not frame.ledger.live or frame.ledger.retiring:  # given up while it waited here
                     continue
                 if self.settings.commits and not self._opened(frame):
                     continue
