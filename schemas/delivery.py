@@ -188,17 +188,26 @@ def _read_delivery(value: bytes, start: int) -> tuple[Delivery, int]:
     return delivery, end
 
 
+#: Set in the first five bytes of a varint of six, and not in the sixth.
+_SIX_BYTES_MASK, _SIX_BYTES = 0x808080808080, 0x008080808080
+
+
 def _skip_facts(value: bytes, at: int) -> int:
     """Past event id, type, tenant, two times and the subject, without making objects of them."""
     for _ in range(3):
-        length, at = get_long(value, at)
-        if length < 0:
-            raise IndexError("a negative length")
-        at += length
+        twice = value[at]
+        if twice & 0x81:
+            length, at = get_long(value, at)
+            if length < 0:
+                raise IndexError("a negative length")
+            at += length
+        else:
+            at += 1 + (twice >> 1)
     for _ in range(2):
-        while value[at] > 0x7F:
-            at += 1
-        at += 1
+        if int.from_bytes(value[at : at + 6], "little") & _SIX_BYTES_MASK == _SIX_BYTES:
+            at += 6  # a time of our days in milliseconds
+        else:
+            _, at = get_long(value, at)
     branch = value[at]
     at += 1
     if branch:

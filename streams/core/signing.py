@@ -35,9 +35,8 @@ class Signer:
         content = f"{webhook_id}.{timestamp_s}.".encode() + body
         signatures = []
         for inner, outer in self._states:
-            first = inner.copy()
+            first, second = inner.copy(), outer.copy()
             first.update(content)
-            second = outer.copy()
             second.update(first.digest())
             signatures.append("v1," + b2a_base64(second.digest(), newline=False).decode())
-        return " ".join(signatures)
+        return " ".join(signatures) if len(signatures) > 1 else signatures[0]
