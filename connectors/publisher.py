@@ -178,12 +178,7 @@ class TransactionalPublisher:
         """Abort, and raise what the caller must know; return when trying again is right."""
         code = error.code()
         if code in _FENCED or (error.fatal() and self._failed is None):
-            raise FencedError(
-                f"another worker uses the transactional id {self._config['transactional.id']!r}: "
-                "give each worker its own worker id"
-                if code in _FENCED
-                else f"the transactional producer cannot go on: {error.str()}"
-            )
+            raise self._fenced(error)
         self._abort(producer)
         if self._failed is not None:
             cause, topic, size = self._failed
@@ -200,7 +195,13 @@ class TransactionalPublisher:
         try:
             self._retrying(producer.abort_transaction, _CALL_TIMEOUT_S)
         except KafkaException as error:
-            raise FencedError(f"the transaction could not be aborted: {error.args[0].str()}") from None
+            raise self._fenced(error.args[0]) from None
+
+    def _fenced(self, error: KafkaError) -> FencedError:
+        if error.code() in _FENCED:
+            name = self._config["transactional.id"]
+            return FencedError(f"another worker uses the transactional id {name!r}: give each worker its own worker id")
+        return FencedError(f"the transactional producer cannot go on: {error.str()}")
 
     def _retrying(self, call: Callable[..., None], *args: Any) -> None:
         """Repeat a transactional call as long as librdkafka says that repeating it is right."""

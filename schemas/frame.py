@@ -37,6 +37,10 @@ class OffsetLedger(Protocol):
         """False once the partition was given up or lost: nothing of this epoch may be written any more."""
 
     @property
+    def retiring(self) -> bool:
+        """True once the partition is about to be given up: no more records are taken, what is under way may finish."""
+
+    @property
     def full(self) -> bool:
         """True when no more offsets may be opened until some are finished: progress must fit into commit metadata."""
 
@@ -54,6 +58,9 @@ class OffsetLedger(Protocol):
     @property
     def pending(self) -> int:
         """How many opened offsets are not finished."""
+
+    def retire(self) -> None:
+        """`retiring` is True from now on."""
 
     def close(self) -> None:
         """End of the epoch: `live` is False from now on."""

@@ -159,7 +159,7 @@ class Dispatch:
 
     async def admit(self, frame: Frame) -> None:
         """Take a frame; returns when the worker has room for another."""
-        if not frame.ledger.live or self._stopping:
+        if not frame.ledger.live or frame.ledger.retiring or self._stopping:
             return
         key = (frame.topic, frame.partition)
         intake = self._intakes.get(key)
@@ -485,10 +485,10 @@ class Dispatch:
         return self._in_flight
 
     async def give_up(self, partitions: Iterable[tuple[str, int]], deadline_s: float) -> None:
-        """Admit no more of these partitions, and wait for their POSTs under way to end and be settled, up to a
-        deadline.
+        """Wait for the POSTs under way of these partitions to end and be settled, up to a deadline; forget the rest.
 
-        The caller closes the ledgers afterwards; what is not settled by then counts for nobody here.
+        The caller retires the ledgers before, so that no more is admitted, and closes them afterwards; what is not
+        settled by then counts for nobody here.
         """
         intakes = [self._intakes[key] for key in partitions if key in self._intakes]
         for intake in intakes:

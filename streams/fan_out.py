@@ -51,7 +51,7 @@ class FanOut:
     async def process(self, frame: Frame) -> None:
         """Plan a frame and hand it to the settler; waits for room there."""
         ledger = frame.ledger
-        if not ledger.live:
+        if not ledger.live or ledger.retiring:
             return
         offsets = [record.offset() for record in frame.records]
         already = ledger.open(offsets)

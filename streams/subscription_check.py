@@ -29,7 +29,7 @@ class SubscriptionCheck:
 
     async def process(self, frame: Frame) -> None:
         """Check a frame and hand what is bad to the settler, with the offsets of all."""
-        if not frame.ledger.live:
+        if not frame.ledger.live or frame.ledger.retiring:
             return
         offsets = [record.offset() for record in frame.records]
         already = frozenset(frame.ledger.open(offsets))

@@ -37,7 +37,7 @@ _RUNS = "r"
 class Ledger:
     """Offsets of one partition in one assignment epoch. Implements `schemas.frame.OffsetLedger`."""
 
-    __slots__ = ("_done", "_last", "_opened", "_position", "_restored", "live")
+    __slots__ = ("_done", "_last", "_opened", "_position", "_restored", "live", "retiring")
 
     def __init__(self, position: int, metadata: str | None = None) -> None:
         """`position` is the committed offset, or where consumption starts; `metadata` as committed with it.
@@ -51,6 +51,7 @@ class Ledger:
         self._last = position - 1  # the last opened offset
         self._restored = frozenset(decode_finished(position, metadata or ""))
         self.live = True
+        self.retiring = False
 
     def open(self, offsets: list[int]) -> list[int]:
         """Register ascending offsets; returns those that the committed metadata says are finished already."""
@@ -113,6 +114,10 @@ class Ledger:
     def progress(self) -> tuple[int, str]:
         """(position, metadata): what to commit now."""
         return self._position, encode_finished(self._position, self._done)
+
+    def retire(self) -> None:
+        """The partition is about to be given up: take no more of its records, finish those under way."""
+        self.retiring = True
 
     def close(self) -> None:
         """The partition was given up or lost."""

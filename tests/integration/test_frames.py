@@ -106,6 +106,8 @@ async def test_members_come_and_go_and_partitions_that_stay_notice_nothing(
     given_up: list[set[tuple[str, int]]] = []
 
     async def on_revoke(partitions: list[tuple[str, int]]) -> None:
+        # No more of them is taken, and what is under way may still be settled.
+        assert all(first.ledgers[key].retiring and first.ledgers[key].live for key in partitions)
         given_up.append(set(partitions))
 
     first = FrameApp(kafka.bootstrap, group, names, settings=FrameSettings(ledger=Ledger, on_revoke=on_revoke))

@@ -627,6 +627,22 @@ async def test_giving_up_waits_for_what_is_under_way_and_leaves_the_rest() -> No
     )
 
 
+async def test_a_frame_that_comes_while_its_partition_is_given_up_starts_nothing() -> None:
+    """It was fetched before, and nobody would wait for its POSTs: they would be made again by the next owner."""
+    world = Stage(hanging)
+    world.table.put(subscription(max_in_flight=10))
+    async with world.running():
+        await world.admit(fresh(1))
+        world.ledger(FIRST).retire()
+        giving_up = asyncio.create_task(world.stage.give_up([(FIRST, 0)], 10))
+        await turns()
+        await world.admit(fresh(2))
+        world.sender.answer(0, OK)
+        await asyncio.wait_for(giving_up, 5)
+    assert [posted.body for posted in world.sender.posted] == [b'{"n":1}']
+    assert world.position(FIRST) == 1
+
+
 async def test_giving_up_ends_at_its_deadline_and_writes_nothing_afterwards() -> None:
     world = Stage(hanging)
     world.table.put(subscription())

@@ -366,12 +366,13 @@ async def test_what_was_finished_before_a_restart_is_not_done_again() -> None:
     assert world.position(EVENTS) == 3
 
 
-async def test_a_frame_of_a_partition_given_up_is_left_alone() -> None:
+@pytest.mark.parametrize("how", ["close", "retire"])
+async def test_a_frame_of_a_partition_given_up_is_left_alone(how: str) -> None:
     world = Stage()
     schema_id = await world.envelope()
     world.table.put(subscription("a"))
     frame = world.frame(EVENTS, [encode_event(schema_id, event())])
-    frame.ledger.close()
+    getattr(frame.ledger, how)()
     async with world.running():
         await world.stage.process(frame)
         await turns()
