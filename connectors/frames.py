@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import logging
 import queue
 import threading
@@ -787,10 +788,19 @@ def _security(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _names(partitions: Iterable[TP]) -> str:
+    """For a log line, as `events[0-7] deliveries[0-3,5]`."""
     by_topic: dict[str, list[int]] = {}
     for tp in sorted(partitions):
         by_topic.setdefault(tp.topic, []).append(tp.partition)
-    return " ".join(f"{topic}{numbers}" for topic, numbers in by_topic.items()) or "nothing"
+    return " ".join(f"{topic}[{_ranges(numbers)}]" for topic, numbers in by_topic.items()) or "nothing"
+
+
+def _ranges(numbers: list[int]) -> str:
+    parts = []
+    for _, run in itertools.groupby(enumerate(numbers), lambda pair: pair[1] - pair[0]):
+        members = [number for _, number in run]
+        parts.append(f"{members[0]}-{members[-1]}" if len(members) > 1 else str(members[0]))
+    return ",".join(parts)
 
 
 def urls(bootstrap: str) -> list[URL]:

@@ -23,7 +23,7 @@ from connectors.aiohttp_sender import AiohttpSender
 from connectors.clock import SystemClock
 from connectors.http_sender import HttpSender
 from connectors.publisher import TransactionalPublisher
-from connectors.registry import registry_from
+from connectors.registry import ConfluentRegistry, FolderRegistry, registry_from
 from connectors.subscriptions import SubscriptionsTable, TableError
 from schemas.codec import own_schema
 from schemas.delivery import dead_letter_schema
@@ -77,7 +77,7 @@ def client_config(settings: Settings) -> dict[str, Any]:
     return {"bootstrap.servers": settings.bootstrap, **settings.kafka}
 
 
-def make_registry(settings: Settings) -> Registry:
+def make_registry(settings: Settings) -> FolderRegistry | ConfluentRegistry:
     """The registry server where one is named, else the folder with our own schemas."""
     conf = {"basic.auth.user.info": settings.registry_auth} if settings.registry_auth else None
     try:
@@ -136,6 +136,7 @@ class Worker:
                 f"{problems[0]}; run `distributary topics apply` (and `topics check` for all {len(problems)})"
             )
         registry = make_registry(self.settings)
+        stack.push_async_callback(registry.close)
         schema_ids = await register_own_schemas(registry, topics)
         table = SubscriptionsTable(
             config,

@@ -123,3 +123,5 @@ def log_to_stderr(level: str) -> None:
     handler = logging.StreamHandler()
     handler.setFormatter(formatter)
     logging.basicConfig(level=level, handlers=[handler], force=True)
+    for library in ("faust", "mode"):  # which say at INFO that each of their parts starts
+        logging.getLogger(library).setLevel("DEBUG" if level == "DEBUG" else "WARNING")

@@ -56,7 +56,10 @@ class Site:
         site_settings = Settings(**(values | settings))
         topics = site_settings.topics
         await apply_topics({"bootstrap.servers": bootstrap}, topics.specs(), 1)
-        return cls(site_settings, await register_own_schemas(make_registry(site_settings), topics))
+        registry = make_registry(site_settings)
+        schemas = await register_own_schemas(registry, topics)
+        await registry.close()
+        return cls(site_settings, schemas)
 
     # --- writing -----------------------------------------------------------------------------------------------------
 
