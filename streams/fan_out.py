@@ -22,6 +22,8 @@ from streams.settle import Settler
 
 DECODERS_MAX = 10_000
 TARGETS_MAX = 50_000
+PART_RECORDS = 5_000
+PART_BYTES = 16 << 20
 
 
 class FanOut:
@@ -59,17 +61,31 @@ class FanOut:
         if already:
             skip = frozenset(already)
             records = [record for record in records if record.offset() not in skip]
+        # A frame of large events, or of events that match thousands of subscriptions, is planned in parts: no more than a
+        # part and one event's deliveries are in memory beyond the settler's backlog.
+        done: list[int] = list(already)
         outs: list[Out] = []
+        size = 0
         for record in records:
-            try:
-                outs += await self._plan(record)
-            except UndecodableError as error:
-                outs.append(
-                    quarantined(self._topics.quarantine, frame.topic, frame.partition, record, error, self._counters)
-                )
+            planned = await self._plan_or_quarantine(frame, record)
+            done.append(record.offset())
+            outs += planned
+            if planned:  # the deliveries of an event are about equally large
+                size += len(planned) * len(planned[-1][2] or b"")
+            if len(outs) >= PART_RECORDS or size >= PART_BYTES:
+                self._settler.settle(frame.topic, frame.partition, ledger, done, outs)
+                await (self._settler.flush() if size >= PART_BYTES else self._settler.room())
+                done, outs, size = [], [], 0
         self._counters["events"] += len(records)
-        self._settler.settle(frame.topic, frame.partition, ledger, offsets, outs)
+        if done:
+            self._settler.settle(frame.topic, frame.partition, ledger, done, outs)
         await self._settler.room()
+
+    async def _plan_or_quarantine(self, frame: Frame, record: Record) -> list[Out]:
+        try:
+            return await self._plan(record)
+        except UndecodableError as error:
+            return [quarantined(self._topics.quarantine, frame.topic, frame.partition, record, error, self._counters)]
 
     async def _plan(self, record: Record) -> list[Out]:
         """The deliveries of one event. UndecodableError when it is not an event."""

@@ -378,3 +378,43 @@ async def test_a_frame_of_a_partition_given_up_is_left_alone(how: str) -> None:
         await turns()
     assert world.written(TOPICS.deliveries) == []
     assert world.publisher.transactions == 0
+
+
+async def test_a_frame_that_fans_out_widely_is_settled_in_parts() -> None:
+    """What one frame turns into is bounded, in records and in bytes; each event stays whole."""
+    world = Stage()
+    for number in range(1_000):
+        world.table.put(subscription(f"sub_{number}"))
+    schema_id = await world.envelope()
+    most = 0
+
+    def look() -> None:
+        nonlocal most
+        most = max(most, world.settler.backlog)
+
+    world.settler.on_settled(look)
+    async with world.running():
+        await world.process(*(encode_event(schema_id, event(number)) for number in range(60)))
+    assert len(world.written(TOPICS.deliveries)) == 60_000
+    assert most <= 20_000 + 5_000 + 1_000  # the settler's backlog, a part, an event
+    assert world.position(EVENTS) == 60
+
+
+async def test_large_deliveries_are_waited_for() -> None:
+    world = Stage()
+    for number in range(40):
+        world.table.put(subscription(f"sub_{number}"))
+    schema_id = await world.envelope()
+    large = b'"' + b"x" * (EVENT_BYTES_MAX // 2) + b'"'
+    most = 0
+
+    def look() -> None:
+        nonlocal most
+        most = max(most, world.settler.backlog)
+
+    world.settler.on_settled(look)
+    async with world.running():
+        await world.process(*(encode_event(schema_id, event(number, data=large)) for number in range(6)))
+    assert len(world.written(TOPICS.deliveries)) == 240
+    assert most <= 40  # 20 MiB an event: the next is planned when the last is durable
+    assert world.position(EVENTS) == 6
