@@ -31,6 +31,7 @@ logger = logging.getLogger(__name__)
 TRANSACTION_TIMEOUT_MS = 15_000
 RECORD_BYTES_MAX = 10 * 1024 * 1024  # above every topic of ours: what a topic takes is the broker's answer
 _CALL_TIMEOUT_S = 10.0
+_CLOSE_TIMEOUT_S = 2.0
 _PRODUCE_CHUNK = 500  # records queued before the loop gets a turn: about two milliseconds
 _BACKOFF_S = (0.05, 0.1, 0.2, 0.5, 1.0)
 
@@ -153,9 +154,14 @@ class TransactionalPublisher:
         self._retrying(self._producer.init_transactions, 30.0)
 
     def _close(self) -> None:
-        if self._producer is not None:
-            self._producer.purge()
-            self._producer = None
+        producer, self._producer = self._producer, None
+        if producer is None:
+            return
+        producer.purge()
+        if self._begun:
+            # Left open by a publish that was cancelled; readers of committed records would wait for its time-out.
+            with contextlib.suppress(KafkaException):
+                producer.abort_transaction(_CLOSE_TIMEOUT_S)
 
     def _begin(self, producer: Producer) -> None:
         producer.begin_transaction()

@@ -178,7 +178,12 @@ class Worker:
 
     async def _report(self, parts: list[Part]) -> None:
         """Say when everything is assigned, and then now and again what was done."""
-        await asyncio.gather(*(part.assigned.wait() for part in parts))
+        assigned = asyncio.gather(*(part.assigned.wait() for part in parts))
+        done, _ = await asyncio.wait([assigned], timeout=_STATUS_EVERY_S)
+        if not done:
+            idle = ", ".join(part.group for part in parts if not part.assigned.is_set())
+            logger.info("no partitions of %s yet: other workers hold them all, this one stands by", idle)
+        await assigned
         logger.info("ready: %s", ", ".join(self.roles))
         if self._on_ready is not None:
             self._on_ready()

@@ -22,7 +22,7 @@ def worker(
         str | None,
         typer.Option(
             envvar="DISTRIBUTARY_WORKER_ID",
-            help="Stable and unique per worker, as a StatefulSet's pod name: a restart then takes over at once",
+            help="Stable and unique per worker, as a pod's name: a restart ends what its predecessor left open",
         ),
     ] = None,
     allow_private_networks: Annotated[

@@ -37,7 +37,7 @@ _RUNS = "r"
 class Ledger:
     """Offsets of one partition in one assignment epoch. Implements `schemas.frame.OffsetLedger`."""
 
-    __slots__ = ("_done", "_last", "_opened", "_position", "_restored", "live", "retiring")
+    __slots__ = ("_done", "_last", "_opened", "_position", "_restored", "_untouched", "live", "retiring")
 
     def __init__(self, position: int, metadata: str | None = None) -> None:
         """`position` is the committed offset, or where consumption starts; `metadata` as committed with it.
@@ -50,6 +50,7 @@ class Ledger:
         self._done: set[int] = set()  # finished, and behind an unfinished head
         self._last = position - 1  # the last opened offset
         self._restored = frozenset(decode_finished(position, metadata or ""))
+        self._untouched = True  # nothing was opened yet
         self.live = True
         self.retiring = False
 
@@ -57,8 +58,12 @@ class Ledger:
         """Register ascending offsets; returns those that the committed metadata says are finished already."""
         if not offsets:
             return []
-        if offsets[0] <= self._last:
+        if offsets[0] < self._position and self._untouched:
+            # The log ends before the committed offset: it was truncated or made anew, and what stands there now is new.
+            self._position, self._restored = offsets[0], frozenset()
+        elif offsets[0] <= self._last:
             raise ValueError(f"offset {offsets[0]} was opened before (the last one is {self._last})")
+        self._untouched = False
         self._last = offsets[-1]
         self._opened.extend(offsets)
         if not self._restored:

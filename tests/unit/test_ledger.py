@@ -57,3 +57,18 @@ def test_restored_offsets_are_reported_once_and_forgotten() -> None:
     assert ledger.open([4]) == []
     ledger.finish_all([0, 2, 4])
     assert ledger.progress() == (5, "")
+
+
+def test_a_log_that_ends_before_the_committed_offset_is_read_from_where_it_is() -> None:
+    """The topic was made anew under a group that remembers the old one."""
+    ledger = Ledger(100, metadata_with_one_beyond(100))
+    assert ledger.open([0, 1]) == []
+    ledger.finish_all([0, 1])
+    assert ledger.progress() == (2, "")
+
+
+def metadata_with_one_beyond(position: int) -> str:
+    ledger = Ledger(position)
+    ledger.open([position, position + 1])
+    ledger.finish(position + 1)
+    return ledger.progress()[1]
