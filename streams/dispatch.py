@@ -47,18 +47,22 @@ from streams.settle import Settler
 logger = logging.getLogger(__name__)
 
 PAUSED_WAIT_MS = 30_000  # how long a delivery of a paused subscription is put aside, again and again
-PARKED_WAIT_MS = 5_000
+PARKED_WAIT_MS_MIN, PARKED_WAIT_MS_MAX = 5_000, 60_000  # how long a delivery that found its lane too long is put aside
 ADMIT_CHUNK = 100  # records opened at a time, so that one partition does not take all the room at once
 
 
 class DispatchLimits(msgspec.Struct, frozen=True, kw_only=True):
-    """What bounds a worker. A lane is stuck when all its places have been taken for `stuck_after_s`."""
+    """What bounds a worker.
+
+    A worker that has had no room for `relief_after_s` puts aside what a lane holds beyond what it serves in `lane_s`
+    seconds, and goes on doing so for as long: an endpoint that hangs or crawls fills its own lane, not the worker.
+    """
 
     in_flight_max: int = 512
     admitted_max: int = 4_000
-    lane_queue_max: int = 200
     lanes_max: int = 20_000
-    stuck_after_s: float = 1.0
+    relief_after_s: float = 1.0
+    lane_s: float = 5.0
 
 
 class DeliverySchemas(msgspec.Struct, frozen=True):
@@ -96,7 +100,10 @@ class Intake:
 class Lane:
     """One endpoint's queue and places."""
 
-    __slots__ = ("busy_since", "in_flight", "queue", "ready", "route", "signer", "subscription")
+    __slots__ = (
+        "bounded_until", "in_flight", "parked", "queue", "queue_max", "rate", "ready", "route", "served", "signer",
+        "subscription",
+    )  # fmt: skip
 
     def __init__(self, subscription: Subscription, route: Route) -> None:
         self.subscription = subscription
@@ -105,7 +112,12 @@ class Lane:
         self.queue: deque[Job] = deque()
         self.in_flight = 0
         self.ready = False  # it stands in the dispatcher's line of lanes that can start something
-        self.busy_since = 0.0  # when the last place was taken or one came free (monotonic seconds)
+        self.served = 0  # answers since the worker ran out of room
+        # Set by relief, for a time:
+        self.queue_max: int | None = None
+        self.bounded_until = 0.0  # monotonic seconds
+        self.rate = 0.0  # answers a second
+        self.parked = 0  # put aside since
 
 
 class Dispatch:
@@ -152,6 +164,8 @@ class Dispatch:
         self._changed = asyncio.Event()
         self._giving_up = 0
         self._filling = False  # a call of `_fill` is on its way
+        self._relief: asyncio.TimerHandle | None = None
+        self._relief_from = 0.0  # when the worker ran out of room (monotonic seconds)
         self._stopping = False
         settler.on_settled(self._on_settled)
 
@@ -188,9 +202,13 @@ class Dispatch:
                     return
             if ledger.full:
                 self._block(intake, None)
+                self._relieve_later()
                 return
             room = limits.admitted_max - self._admitted
-            if room <= 0 or self._settler.backlog > limits.admitted_max:
+            if room <= 0:
+                self._relieve_later()
+                return
+            if self._settler.backlog > limits.admitted_max:
                 return
             count = 1 if intake.hold_ms else min(room, ADMIT_CHUNK, len(records))
             chunk = [records.popleft() for _ in range(count)]
@@ -221,6 +239,37 @@ class Dispatch:
             if intake.records and intake.timer is None:
                 self._pump(intake)
         self._changed.set()
+
+    def _relieve_later(self) -> None:
+        """There is no room: look in a moment at which lanes do not move."""
+        if self._relief is None and not self._stopping:
+            self._relief_from = self._clock.monotonic()
+            for lane in self._lanes.values():
+                lane.served = 0
+            loop = asyncio.get_running_loop()
+            self._relief = loop.call_later(self._limits.relief_after_s, self._relieve)
+
+    def _relieve(self) -> None:
+        """Bound every lane by what it served meanwhile, and put aside what is beyond, the last first."""
+        self._relief = None
+        full = any(intake.records and intake.ledger.full for intake in self._intakes.values())
+        if self._admitted <= self._admit_below and not full:
+            return
+        now, now_ms = self._clock.monotonic(), self._clock.now_ms()
+        elapsed_s = max(now - self._relief_from, self._limits.relief_after_s)
+        for lane in self._lanes.values():
+            lane.rate = lane.served / elapsed_s
+            lane.queue_max = max(lane.subscription.max_in_flight, int(lane.rate * self._limits.lane_s))
+            lane.bounded_until = now + self._limits.lane_s
+            while len(lane.queue) > lane.queue_max:
+                self._park_in_turn(lane, lane.queue.pop(), now_ms)
+        self._changed.set()
+
+    def _park_in_turn(self, lane: Lane, job: Job, now_ms: int) -> None:
+        """Put aside for about as long as the lane takes to get there."""
+        lane.parked += 1
+        wait_ms = int(lane.parked / max(lane.rate, 1.0) * 1000)
+        self._park(job, now_ms, min(max(wait_ms, PARKED_WAIT_MS_MIN), PARKED_WAIT_MS_MAX))
 
     # --- one delivery -----------------------------------------------------------------------------
 
@@ -278,9 +327,11 @@ class Dispatch:
             except ValueError as error:
                 self._bury(job, self._clock.now_ms(), "invalid_endpoint", str(error))
                 return
-        if len(lane.queue) >= self._limits.lane_queue_max and self._stuck(lane):
-            self._park(job, self._clock.now_ms(), PARKED_WAIT_MS)
-            return
+        if lane.queue_max is not None and len(lane.queue) >= lane.queue_max:
+            if self._clock.monotonic() < lane.bounded_until:
+                self._park_in_turn(lane, job, self._clock.now_ms())
+                return
+            lane.queue_max, lane.parked = None, 0
         lane.queue.append(job)
         self._offer(lane)
 
@@ -295,12 +346,6 @@ class Dispatch:
         else:
             lane.subscription, lane.route, lane.signer = subscription, route, Signer(subscription.secrets)
         return lane
-
-    def _stuck(self, lane: Lane) -> bool:
-        return (
-            lane.in_flight >= lane.subscription.max_in_flight
-            and self._clock.monotonic() - lane.busy_since > self._limits.stuck_after_s
-        )
 
     def _offer(self, lane: Lane) -> None:
         if not lane.ready and lane.queue and lane.in_flight < lane.subscription.max_in_flight:
@@ -343,8 +388,6 @@ class Dispatch:
         if delivery.traceparent is not None:
             headers.append(("traceparent", delivery.traceparent))
         lane.in_flight += 1
-        if lane.in_flight >= subscription.max_in_flight:
-            lane.busy_since = self._clock.monotonic()
         job.intake.in_flight += 1
         self._in_flight += 1
         self._sender.post(lane.route, headers, delivery.body, partial(self._posted, lane, job, now_ms))
@@ -352,7 +395,7 @@ class Dispatch:
     def _posted(self, lane: Lane, job: Job, started_ms: int, result: PostResult) -> None:
         """The sender's answer."""
         lane.in_flight -= 1
-        lane.busy_since = self._clock.monotonic()
+        lane.served += 1
         job.intake.in_flight -= 1
         self._in_flight -= 1
         if not job.intake.ledger.live:
@@ -518,6 +561,8 @@ class Dispatch:
     async def stop(self, deadline_s: float) -> None:
         """Start nothing more, and give up everything."""
         self._stopping = True
+        if self._relief is not None:
+            self._relief.cancel()
         self._changed.set()
         await self.give_up(list(self._intakes), deadline_s)
 

@@ -28,7 +28,14 @@ from schemas.event import Event
 from schemas.ids import delivery_id
 from schemas.post import PostResult
 from streams.core.ledger import Ledger
-from streams.dispatch import PARKED_WAIT_MS, PAUSED_WAIT_MS, DeliverySchemas, Dispatch, DispatchLimits
+from streams.dispatch import (
+    PARKED_WAIT_MS_MAX,
+    PARKED_WAIT_MS_MIN,
+    PAUSED_WAIT_MS,
+    DeliverySchemas,
+    Dispatch,
+    DispatchLimits,
+)
 from tests.helpers import eventually_async
 from tests.unit.stages import SECRET, TOPICS, Consumed, World, read, subscription, turns, why_quarantined
 
@@ -480,26 +487,58 @@ async def test_lanes_take_turns() -> None:
     assert sorted(order) == sorted("abc" * 4)
 
 
-async def test_a_stuck_lane_parks_what_does_not_fit_and_holds_nobody_back() -> None:
-    world = Stage(lambda posted: None if "stuck" in posted.url else OK, lane_queue_max=3, stuck_after_s=1.0)
-    world.table.put(subscription("stuck", max_in_flight=2))
+@pytest.mark.parametrize("answers", [0, 5], ids=["hanging", "crawling"])
+async def test_a_lane_that_does_not_move_may_not_take_the_whole_worker(answers: int) -> None:
+    """What it cannot serve soon is put aside without an attempt, and others are served."""
+    world = Stage(lambda posted: None if "slow" in posted.url else OK, admitted_max=50, relief_after_s=0.01)
+    world.table.put(subscription("slow", max_in_flight=2))
     world.table.put(subscription("well", max_in_flight=2))
     now_ms = world.clock.now_ms()
     async with world.running():
-        await world.admit(*(fresh(n, "stuck") for n in range(5)))
-        await world.admit(fresh(5, "stuck"))  # above the queue's bound, and not stuck yet
-        world.clock.advance_ms(1_001)
-        await world.admit(*(fresh(n, "stuck") for n in range(6, 9)), *(fresh(n, "well") for n in range(10)))
-        await world.settled()
-        assert world.counters == {"parked": 3, "delivered": 10}
-        parked = [decode_delivery(stored.value or b"") for stored in world.tier("5s")]
-        assert [one.due_ms for one in parked] == [now_ms + 1_001 + PARKED_WAIT_MS] * 3
-        assert [one.attempt for one in parked] == [0] * 3
-        for number in (0, 1):
-            world.sender.answer(number, OK)
+        slow = asyncio.create_task(world.admit(*(fresh(n, "slow") for n in range(200))))
         await turns()
-        await world.admit(fresh(20, "stuck"))  # it moves again: nothing is put aside
-        assert world.counters["parked"] == 3
+        for number in range(answers):
+            world.sender.answer(number, OK)
+            await turns()
+        world.clock.advance_ms(1_000)
+        await asyncio.wait_for(slow, 10)
+        await world.admit(*(fresh(n, "well") for n in range(10)), partition=1)
+        await eventually_async(lambda: world.counters["delivered"] == answers + 10)
+        await world.settler.flush()
+        # It keeps what flies, and in its queue as many as it may have in flight or serves in five seconds.
+        kept = 2 + max(2, answers * 5)
+        assert world.counters["parked"] == 200 - answers - kept
+        parked = [decode_delivery(stored.value or b"") for tier in ("5s", "30s") for stored in world.tier(tier)]
+        assert len(parked) == world.counters["parked"]
+        assert {(one.attempt, one.tries) for one in parked} == {(0, ())}
+        waits = [one.due_ms - now_ms - 1_000 for one in parked]
+        assert min(waits) == PARKED_WAIT_MS_MIN
+        assert max(waits) <= PARKED_WAIT_MS_MAX
+
+
+async def test_lanes_that_move_are_not_put_aside_however_busy_the_worker_is() -> None:
+    world = Stage(admitted_max=50, relief_after_s=0.0)
+    for name in "ab":
+        world.table.put(subscription(name, max_in_flight=2))
+    async with world.running():
+        await world.admit(*(fresh(n, "ab"[n % 2]) for n in range(2_000)))
+        await world.settled()
+    assert world.counters == {"delivered": 2_000}
+
+
+async def test_a_lane_that_moves_again_is_bounded_no_more() -> None:
+    world = Stage(hanging, admitted_max=20, relief_after_s=0.01)
+    world.table.put(subscription(max_in_flight=2))
+    async with world.running():
+        admitted = asyncio.create_task(world.admit(*(fresh(n) for n in range(30))))
+        await turns()
+        world.clock.advance_ms(1_000)
+        await asyncio.wait_for(admitted, 10)
+        parked = world.counters["parked"]
+        assert parked == 26
+        world.clock.advance_ms(6_000)
+        await world.admit(*(fresh(n) for n in range(30, 40)))
+        assert world.counters["parked"] == parked
 
 
 async def test_lanes_of_quiet_endpoints_are_forgotten() -> None:
