@@ -36,7 +36,7 @@ from schemas.frame import Frame, OffsetLedger, Out, Record
 from schemas.post import PostResult
 from schemas.subscription import Subscription
 from schemas.topics import Topics
-from streams.core.retry import HOLD_MS_MIN, tier_hold_ms
+from streams.core.retry import HOLD_MS_MIN, slack_ms, tier_hold_ms
 from streams.core.signing import Signer
 from streams.core.verdict import Dead, Interrupted, RetryAt, judge, succeeded
 from streams.counters import Counters
@@ -47,7 +47,7 @@ from streams.settle import Settler
 logger = logging.getLogger(__name__)
 
 PAUSED_WAIT_MS = 30_000  # how long a delivery of a paused subscription is put aside, again and again
-PARKED_WAIT_MS_MIN, PARKED_WAIT_MS_MAX = 5_000, 60_000  # how long a delivery that found its lane too long is put aside
+PARKED_WAITS_MS = (5_000, 30_000)  # the same for a delivery that found its lane too long, by how long it is
 ADMIT_CHUNK = 100  # records opened at a time, so that one partition does not take all the room at once
 
 
@@ -255,21 +255,21 @@ class Dispatch:
         full = any(intake.records and intake.ledger.full for intake in self._intakes.values())
         if self._admitted <= self._admit_below and not full:
             return
-        now, now_ms = self._clock.monotonic(), self._clock.now_ms()
+        now = self._clock.monotonic()
         elapsed_s = max(now - self._relief_from, self._limits.relief_after_s)
         for lane in self._lanes.values():
             lane.rate = lane.served / elapsed_s
             lane.queue_max = max(lane.subscription.max_in_flight, int(lane.rate * self._limits.lane_s))
             lane.bounded_until = now + self._limits.lane_s
             while len(lane.queue) > lane.queue_max:
-                self._park_in_turn(lane, lane.queue.pop(), now_ms)
+                self._park_in_turn(lane, lane.queue.pop())
         self._changed.set()
 
-    def _park_in_turn(self, lane: Lane, job: Job, now_ms: int) -> None:
+    def _park_in_turn(self, lane: Lane, job: Job) -> None:
         """Put aside for about as long as the lane takes to get there."""
         lane.parked += 1
-        wait_ms = int(lane.parked / max(lane.rate, 1.0) * 1000)
-        self._park(job, now_ms, min(max(wait_ms, PARKED_WAIT_MS_MIN), PARKED_WAIT_MS_MAX))
+        short, long = PARKED_WAITS_MS
+        self._park(job, long if lane.parked * 1000 > lane.rate * long else short)
 
     # --- one delivery -----------------------------------------------------------------------------
 
@@ -299,7 +299,7 @@ class Dispatch:
         elif subscription.state == "disabled":
             self._bury(job, now_ms, "disabled", "the subscription is disabled")
         else:
-            self._park(job, now_ms, PAUSED_WAIT_MS)
+            self._park(job, PAUSED_WAIT_MS)
 
     def _decode(self, value: bytes | None) -> Delivery:
         if value is None or not value.startswith(self._delivery_header):
@@ -329,7 +329,7 @@ class Dispatch:
                 return
         if lane.queue_max is not None and len(lane.queue) >= lane.queue_max:
             if self._clock.monotonic() < lane.bounded_until:
-                self._park_in_turn(lane, job, self._clock.now_ms())
+                self._park_in_turn(lane, job)
                 return
             lane.queue_max, lane.parked = None, 0
         lane.queue.append(job)
@@ -436,7 +436,9 @@ class Dispatch:
                 self._counters["retried"] += 1
                 later = _after(delivery, number, due_ms, started_ms, result)
                 attempt = self._attempt(delivery, number, "retryable", started_ms, result, due_ms)
-                self._finish(job, (attempt, self._to_tier(job, later, due_ms - self._clock.now_ms())))
+                wait_ms = due_ms - self._clock.now_ms()
+                hold_ms = tier_hold_ms(wait_ms, slack_ms(wait_ms))
+                self._finish(job, (attempt, self._to_tier(job, later, hold_ms)))
             case Dead(reason):
                 self._counters[f"dead:{reason}"] += 1
                 outcome = "exhausted" if reason == "exhausted" else "rejected"
@@ -472,16 +474,18 @@ class Dispatch:
         letter = self._dead_letter(job.delivery, reason, detail, now_ms)
         self._finish(job, (self._attempt_record(job.delivery, attempt), letter))
 
-    def _park(self, job: Job, now_ms: int, wait_ms: int) -> None:
-        """Put aside without spending an attempt."""
+    def _park(self, job: Job, hold_ms: int) -> None:
+        """Put aside for a tier's hold, without spending an attempt: due as before, so it does not hop on from there."""
         self._counters["parked"] += 1
-        later = msgspec.structs.replace(job.delivery, due_ms=now_ms + wait_ms)
-        self._finish(job, (self._to_tier(job, later, wait_ms),))
+        self._finish(job, (self._to_tier(job, job.delivery, hold_ms),))
 
     def _hop(self, job: Job, wait_ms: int) -> None:
         """Released by a tier, and not due yet: on to a shorter one."""
         self._counters["hops"] += 1
-        self._finish(job, (self._to_tier(job, job.delivery, wait_ms),))
+        delivery = job.delivery
+        failed = delivery.tries[-1] if delivery.tries else None
+        delay_ms = 0 if failed is None else delivery.due_ms - failed.started_ms - failed.duration_us // 1000
+        self._finish(job, (self._to_tier(job, delivery, tier_hold_ms(wait_ms, slack_ms(delay_ms))),))
 
     def _quarantine(self, intake: Intake, record: Record, error: UndecodableError) -> None:
         out = quarantined(self._topics.quarantine, intake.topic, intake.partition, record, error, self._counters)
@@ -490,9 +494,9 @@ class Dispatch:
 
     # --- records ----------------------------------------------------------------------------------
 
-    def _to_tier(self, job: Job, delivery: Delivery, wait_ms: int) -> Out:
+    def _to_tier(self, job: Job, delivery: Delivery, hold_ms: int) -> Out:
         """To the same partition of the tier, whatever the key hashes to: it must stay with this endpoint's worker."""
-        topic = self._tiers[tier_hold_ms(wait_ms)]
+        topic = self._tiers[hold_ms]
         key = delivery.subscription_id.encode()
         return (topic, key, encode_delivery(self._delivery_header, delivery), job.intake.partition, None)
 

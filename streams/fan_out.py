@@ -61,8 +61,8 @@ class FanOut:
         if already:
             skip = frozenset(already)
             records = [record for record in records if record.offset() not in skip]
-        # A frame of large events, or of events that match thousands of subscriptions, is planned in parts: no more than a
-        # part and one event's deliveries are in memory beyond the settler's backlog.
+        # A frame of large events, or of events that match thousands of subscriptions, is planned in parts: no more than
+        # a part and one event's deliveries are in memory beyond the settler's backlog.
         done: list[int] = list(already)
         outs: list[Out] = []
         size = 0

@@ -45,7 +45,7 @@ class Settings(BaseSettings):
     worker_id: str | None = Field(
         default=None,
         pattern=r"^[a-zA-Z0-9._-]{1,100}$",
-        description="stable and unique per worker, as a StatefulSet's pod name: a restart ends what its predecessor left open",
+        description="stable and unique per worker, as a pod's name: a restart ends what its predecessor left open",
     )
     allow_private_networks: bool = Field(default=False, description="deliver to loopback and private addresses too")
     proxy: str | None = Field(default=None, description="deliver through this HTTP proxy (with the aiohttp sender)")

@@ -37,14 +37,23 @@ def next_due_ms(
     return due
 
 
-def tier_hold_ms(wait_ms: int) -> int:
-    """The hold of the tier for a delivery that must wait this long: the largest that fits, at least the smallest."""
+def tier_hold_ms(wait_ms: int, slack_ms: int = 0) -> int:
+    """The hold of the tier for a delivery that must wait this long: the largest that fits, at least the smallest.
+
+    The next larger one serves as well when it is late by no more than `slack_ms`: without, the few seconds that jitter
+    adds to half an hour would cost a dozen hops through the small tiers.
+    """
     hold = HOLD_MS_MIN
     for candidate in HOLDS_ASCENDING:
-        if candidate > wait_ms:
+        if candidate > wait_ms + slack_ms:
             break
         hold = candidate
     return hold
+
+
+def slack_ms(delay_ms: int) -> int:
+    """How late an attempt with this delay may come: as much as jitter may add to it."""
+    return int(max(delay_ms, 0) * JITTER_MAX)
 
 
 def parse_retry_after_ms(text: str | None, now_ms: int) -> int | None:

@@ -17,6 +17,7 @@ from streams.core.retry import (
     RETRY_AFTER_MS_MAX,
     next_due_ms,
     parse_retry_after_ms,
+    slack_ms,
     tier_hold_ms,
 )
 
@@ -25,23 +26,34 @@ jitters = st.floats(0, 1, exclude_max=True)
 
 
 @given(st.integers(0, 40 * 24 * 3600 * 1000))
-def test_hopping_through_the_tiers_is_never_early_and_at_most_a_second_late(wait_ms: int) -> None:
-    due = NOW + wait_ms
+def test_hopping_through_the_tiers_is_never_early_and_late_within_the_slack(delay_ms: int) -> None:
+    due = NOW + delay_ms
+    slack = slack_ms(delay_ms)
     now = NOW
     hops = 0
     while True:
-        hold = tier_hold_ms(due - now)
+        hold = tier_hold_ms(due - now, slack)
         assert hold in HOLDS_ASCENDING
-        assert hold <= due - now or hold == HOLD_MS_MIN
+        assert hold <= due - now + slack or hold == HOLD_MS_MIN
         now += hold
         hops += 1
         if due - now < HOLD_MS_MIN:  # dispatch waits this out in memory
             break
-    late = max(0, now - due)
-    assert late <= HOLD_MS_MIN
-    # largest first: fewer hops than the ratio of neighbouring holds, for each tier; beyond the largest, one for each
-    # hold
-    assert hops <= 40 + wait_ms // HOLDS_ASCENDING[-1]
+    assert now - due <= max(slack, HOLD_MS_MIN)
+    assert hops <= 12 + delay_ms // HOLDS_ASCENDING[-1]
+
+
+@given(jitters)
+def test_a_standard_retry_takes_few_hops(jitter: float) -> None:
+    for attempts, delay in enumerate(STANDARD_RETRY_SCHEDULE_MS, 1):
+        due = next_due_ms(STANDARD_RETRY_SCHEDULE_MS, attempts, NOW, jitter)
+        assert due is not None
+        now, hops = NOW, 0
+        while due - now >= HOLD_MS_MIN:
+            now += tier_hold_ms(due - now, slack_ms(due - NOW))
+            hops += 1
+        assert NOW + delay <= now + HOLD_MS_MIN
+        assert hops <= 6
 
 
 @given(st.lists(st.integers(0, 10**9), max_size=20), st.integers(1, 25), jitters)
