@@ -250,7 +250,7 @@ class Dispatch:
             self._relief = loop.call_later(self._limits.relief_after_s, self._relieve)
 
     def _relieve(self) -> None:
-        """Bound every lane by what it served meanwhile, and put aside what is beyond, the last first."""
+        """Bound the lanes that hold more than they serve, and put aside what is beyond, the last first."""
         self._relief = None
         full = any(intake.records and intake.ledger.full for intake in self._intakes.values())
         if self._admitted <= self._admit_below and not full:
@@ -258,9 +258,11 @@ class Dispatch:
         now = self._clock.monotonic()
         elapsed_s = max(now - self._relief_from, self._limits.relief_after_s)
         for lane in self._lanes.values():
-            lane.rate = lane.served / elapsed_s
-            lane.queue_max = max(lane.subscription.max_in_flight, int(lane.rate * self._limits.lane_s))
-            lane.bounded_until = now + self._limits.lane_s
+            rate = lane.served / elapsed_s
+            queue_max = max(lane.subscription.max_in_flight, int(rate * self._limits.lane_s))
+            if len(lane.queue) <= queue_max:
+                continue  # not what fills the worker; it may have served little because little came
+            lane.rate, lane.queue_max, lane.bounded_until = rate, queue_max, now + self._limits.lane_s
             while len(lane.queue) > lane.queue_max:
                 self._park_in_turn(lane, lane.queue.pop())
         self._changed.set()

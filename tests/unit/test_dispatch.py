@@ -492,15 +492,17 @@ async def test_a_lane_that_does_not_move_may_not_take_the_whole_worker(answers: 
     world.table.put(subscription("slow", max_in_flight=2))
     world.table.put(subscription("well", max_in_flight=2))
     async with world.running():
+        await world.admit(fresh(10, "well"), partition=1)  # a lane that is known, and idle while the worker fills
+        await world.settled()
         slow = asyncio.create_task(world.admit(*(fresh(n, "slow") for n in range(200))))
         await turns()
-        for number in range(answers):
+        for number in range(1, answers + 1):
             world.sender.answer(number, OK)
             await turns()
         world.clock.advance_ms(1_000)
         await asyncio.wait_for(slow, 10)
         await world.admit(*(fresh(n, "well") for n in range(10)), partition=1)
-        await eventually_async(lambda: world.counters["delivered"] == answers + 10)
+        await eventually_async(lambda: world.counters["delivered"] == answers + 11)
         await world.settler.flush()
         # It keeps what flies, and in its queue as many as it may have in flight or serves in five seconds.
         kept = 2 + max(2, answers * 5)
