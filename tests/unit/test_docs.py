@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import inspect
 import re
-import shlex
 import subprocess
 import tomllib
 from collections.abc import Iterator
@@ -23,8 +22,9 @@ from schemas.delivery import OUTCOMES
 from schemas.post import CAUSES
 from schemas.subscription import Subscription
 from schemas.subscription_codec import REASONS
-from schemas.topics import Topics
+from schemas.topics import HOLDS_MS, Topics
 from streams.cli.root import app
+from streams.core.retry import HOLD_MS_MIN, slack_ms, tier_hold_ms
 from streams.settings import Settings
 from tests.docs import ROOT, documents, fences, tables
 
@@ -235,9 +235,8 @@ def test_words_for_what_went_wrong() -> None:
     assert outcomes == set(OUTCOMES)
     assert causes == CAUSES
     source = "".join((ROOT / name).read_text() for name in ("streams/core/verdict.py", "streams/dispatch.py"))
-    assert reasons == set(re.findall(r'Dead\("(\w+)"\)|_bury\([^"]+"(\w+)"', source)[0][:0]) | {
-        one or other for one, other in re.findall(r'Dead\("(\w+)"\)|_bury\([^"]+"(\w+)"', source)
-    }
+    found = re.findall(r'Dead\("(\w+)"\)|_bury\([^"]+"(\w+)"', source)
+    assert reasons == {judged or buried for judged, buried in found}
 
 
 def test_reasons_of_quarantine() -> None:
@@ -247,6 +246,21 @@ def test_reasons_of_quarantine() -> None:
         reason for source in sources for reason in re.findall(r'UndecodableError\(\s*"(\w+)"', source.read_text())
     }
     assert said == raised | REASONS
+
+
+def test_paths_through_the_tiers() -> None:
+    text = (ROOT / "docs/explanation/retries-as-a-timing-wheel.md").read_text()
+    units = {"s": 1, "min": 60, "h": 3600}
+    names = {hold_ms: suffix for suffix, hold_ms in HOLDS_MS.items()}
+    for due, path, records in tables(text, "Retries as a timing wheel"):
+        number, unit = due.split()
+        left_ms = delay_ms = int(number) * units[unit] * 1000
+        taken = []
+        while left_ms >= HOLD_MS_MIN:
+            hold_ms = tier_hold_ms(left_ms, slack_ms(delay_ms))
+            taken.append(names[hold_ms])
+            left_ms -= hold_ms
+        assert (taken, len(taken)) == (path.split(", "), int(records))
 
 
 # --- ARCHITECTURE.md --------------------------------------------------------------------------------------------------
@@ -274,11 +288,13 @@ def test_bounds_are_those_of_the_code() -> None:
 
 
 def value_of(where: str) -> float:
-    """`module:name`, `module:Class.field`, or `module:Class(argument)` for a default."""
+    """`module:name`, `module:name[index]`, `module:Class.field`, or `module:Class(argument)` for a default."""
     module, _, name = where.partition(":")
     found: Any = importlib.import_module(module)
     if match := re.fullmatch(r"(\w+)\((\w+)\)", name):
         return float(inspect.signature(getattr(found, match[1])).parameters[match[2]].default)
+    if match := re.fullmatch(r"(\w+)\[(\d)\]", name):
+        return float(getattr(found, match[1])[int(match[2])])
     for part in name.split("."):
         if inspect.isclass(found) and issubclass(found, msgspec.Struct):
             (field,) = (each for each in msgspec.structs.fields(found) if each.name == part)
@@ -303,4 +319,3 @@ def test_a_document_that_is_wrong_is_noticed(tmp_path: Path) -> None:
     for check in (test_links_lead_somewhere, test_files_that_are_named_exist, test_every_fence_is_of_a_known_kind):
         with pytest.raises(AssertionError):
             check(document)
-    assert shlex.split(NOT_RUN.pattern)
