@@ -59,9 +59,19 @@ _CALL_TIMEOUT_S = 30.0
 
 
 class FrameApp(faust.App):
-    """A Faust app with a place for its frame settings; any other app works too, with the transport's defaults."""
+    """A Faust app with a place for its frame settings; any other app works too, with the transport's defaults.
+
+    `on_crash` is told when the app cannot go on: run outside Faust's own worker, nobody else would notice.
+    """
 
     frame_settings: FrameSettings | None = None
+    on_crash: Callable[[BaseException], None] | None = None
+
+    async def crash(self, reason: BaseException) -> None:
+        """Tell, then crash."""
+        if self.on_crash is not None:
+            self.on_crash(reason)
+        await super().crash(reason)
 
     def _create_directories(self) -> None:
         """None: Faust would make a data folder for tables where the worker runs, and there are no tables here."""
@@ -215,9 +225,8 @@ class FrameConsumer(FaustConsumer):
         self._kafka = KafkaConsumer({**config, "error_cb": self._on_error}, logger=logger)
         self._subscribe(self._kafka, names)
         self.app.flow_control.resume()  # once: resuming clears the agents' queues
-        cast(
-            Any, self.app.tables
-        ).recovery.completed.set()  # no tables, nothing to recover: Faust's start waits for this
+        # No tables, nothing to recover: Faust's start waits for this.
+        cast(Any, self.app.tables).recovery.completed.set()
         self.add_future(self._pump())
         self._thread = threading.Thread(target=self._poll_forever, name=f"frames-{self.app.conf.id}", daemon=True)
         self._thread.start()

@@ -195,7 +195,7 @@ class Worker:
                 logger.info("%s", now)
                 before = now
 
-    def _fail(self, error: Exception) -> None:
+    def _fail(self, error: BaseException) -> None:
         if self._failure is not None and not self._failure.done():
             self._failure.set_exception(error)
 
@@ -242,7 +242,7 @@ class Worker:
 class Part:
     """One role's Faust app, publisher and settler: what starts and stops together."""
 
-    def __init__(self, settings: Settings, role: Role, fail: Callable[[Exception], None]) -> None:
+    def __init__(self, settings: Settings, role: Role, fail: Callable[[BaseException], None]) -> None:
         self.settings = settings
         self.group = settings.group(role)
         self.assigned = asyncio.Event()
@@ -272,6 +272,7 @@ class Part:
             commits=False,  # the settler's transactions carry the offsets
             on_revoke=self._on_revoke,
         )
+        self.app.on_crash = fail
         self.app.on_partitions_assigned.connect(self._on_assigned)
 
     def listen(self, name: str, topics: list[str], handle: Handler) -> None:

@@ -227,3 +227,17 @@ async def test_no_cluster_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("DISTRIBUTARY_BOOTSTRAP", raising=False)
     with pytest.raises(WorkerError, match="DISTRIBUTARY_BOOTSTRAP"):
         await Worker(Settings(), BOTH).run(asyncio.Event())
+
+
+async def test_a_consumer_that_cannot_go_on_ends_the_worker(kafka: Cluster, prefix: str) -> None:
+    """A second static member of the same name fences the first, which is fatal for it."""
+    static = {"group_protocol": "classic", "kafka": {"group.instance.id": "one"}}
+    site = await Site.made(kafka.bootstrap, prefix, **static)
+    ready, stop = asyncio.Event(), asyncio.Event()
+    fenced = asyncio.create_task(Worker(site.settings, ["fan-out"], on_ready=ready.set).run(asyncio.Event()))
+    await eventually_async(lambda: ready.is_set() or fenced.done(), timeout_s=30)
+    other = asyncio.create_task(Worker(site.settings, ["fan-out"]).run(stop))
+    with pytest.raises(WorkerError, match="fenced"):
+        await asyncio.wait_for(fenced, 60)
+    stop.set()
+    await asyncio.wait_for(other, 30)
