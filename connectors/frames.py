@@ -437,8 +437,9 @@ class FrameConsumer(FaustConsumer):
         added = {TP(p.topic, p.partition) for p in partitions}
         logger.info("group %s: assigned %s", self.app.conf.id, _names(added))
         self._on_loop(kafka, self._now_assigned(self._assigned | added))
-        if self._stalled and starts:
-            kafka.pause(starts)
+        if starts:
+            # librdkafka remembers that a partition was paused when it was last ours.
+            (kafka.pause if self._stalled else kafka.resume)(starts)
 
     def _start_offset(self, topic: str, partition: int, default: int) -> int:
         ledger = self._ledgers.get((topic, partition))
