@@ -17,9 +17,10 @@ from schemas import codec
 from schemas.event import Event, encode_event
 from schemas.ids import delivery_id
 from schemas.subscription import Subscription, subscription_from_json, subscription_to_json
-from streams.app import Worker, make_registry, register_own_schemas
+from streams.app import Worker
 from streams.core.fanout import rfc3339
 from streams.settings import Settings
+from streams.wiring import make_registry, register_own_schemas
 
 EVENTS = 40_000
 STOCK_EVENTS = 1_500

@@ -17,7 +17,8 @@ from bench.harness import report
 from schemas.event import Event, encode_event
 from schemas.ids import delivery_id
 from schemas.subscription import subscription_to_json
-from streams.app import Worker, make_registry, register_own_schemas
+from streams.app import Worker
+from streams.wiring import make_registry, register_own_schemas
 
 RATE = 200
 SECONDS = 15

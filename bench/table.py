@@ -15,8 +15,8 @@ from bench.harness import cpu_s, report
 from connectors.subscriptions import SubscriptionsTable
 from schemas import codec
 from schemas.subscription import Subscription
-from streams.app import client_config, make_registry, register_own_schemas
 from streams.core.match import MatchIndex
+from streams.wiring import client_config, make_registry, register_own_schemas
 
 MANY = 100_000
 FEW = 100

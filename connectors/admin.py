@@ -175,8 +175,7 @@ def answer(future: concurrent.futures.Future[T]) -> T:
 def _check(config: Mapping[str, Any], specs: Sequence[TopicSpec]) -> list[str]:
     admin = connected(config)
     with translated(config):
-        present = _present(admin, specs)
-        settings = _settings(admin, list(present))
+        present, settings = _present(admin, specs)
     problems: list[str] = []
     for spec in specs:
         if spec.name not in present:
@@ -186,19 +185,29 @@ def _check(config: Mapping[str, Any], specs: Sequence[TopicSpec]) -> list[str]:
     return problems + _partition_problems(specs, {name: len(topic.partitions) for name, topic in present.items()})
 
 
-def _present(admin: AdminClient, specs: Sequence[TopicSpec]) -> dict[str, TopicMetadata]:
-    """The specified topics that exist. One listing, since asking for a topic by name may create it."""
+def _present(
+    admin: AdminClient, specs: Sequence[TopicSpec]
+) -> tuple[dict[str, TopicMetadata], dict[str, dict[str, str]]]:
+    """The specified topics that exist, and their settings. One listing, since asking for a topic by name may create it.
+
+    A broker may still list a topic that was deleted a moment ago; having no settings tells.
+    """
     topics = admin.list_topics(timeout=REQUEST_SECONDS).topics
-    return {spec.name: topics[spec.name] for spec in specs if spec.name in topics}
+    settings = _settings(admin, [spec.name for spec in specs if spec.name in topics])
+    return {name: topics[name] for name in settings}, settings
 
 
 def _settings(admin: AdminClient, names: Sequence[str]) -> dict[str, dict[str, str]]:
     resources = [ConfigResource(ResourceType.TOPIC, name) for name in names]
     futures = admin.describe_configs(resources, request_timeout=REQUEST_SECONDS) if resources else {}
-    return {
-        resource.name: {name: str(entry.value) for name, entry in answer(future).items()}
-        for resource, future in futures.items()
-    }
+    settings = {}
+    for resource, future in futures.items():
+        try:
+            settings[resource.name] = {name: str(entry.value) for name, entry in answer(future).items()}
+        except KafkaException as error:
+            if error.args[0].code() != KafkaError.UNKNOWN_TOPIC_OR_PART:
+                raise
+    return settings
 
 
 def _setting_problems(spec: TopicSpec, actual: Mapping[str, str]) -> list[str]:
@@ -261,13 +270,12 @@ _TIER = re.compile(r"(?<=deliveries)\.retry\.[^.]+$")
 def _apply(config: Mapping[str, Any], specs: Sequence[TopicSpec], replication_factor: int) -> list[str]:
     admin = connected(config)
     with translated(config):
-        present = _present(admin, specs)
+        present, settings = _present(admin, specs)
         done = _create(admin, specs, present, replication_factor) + _left_smaller(specs, present)
-        settings = _settings(admin, list(present))
         for spec in specs:
             if spec.name in present:
                 done += _correct(admin, spec, _wrong_settings(spec, settings[spec.name]), settings[spec.name])
-        counts = {name: len(topic.partitions) for name, topic in _present(admin, specs).items()}
+        counts = {name: len(topic.partitions) for name, topic in _present(admin, specs)[0].items()}
     return done + [
         f"{problem}; add partitions by hand while no worker runs" for problem in _partition_problems(specs, counts)
     ]
@@ -312,7 +320,7 @@ def _left_smaller(specs: Sequence[TopicSpec], present: Mapping[str, TopicMetadat
 
 def _known(admin: AdminClient, specs: Sequence[TopicSpec]) -> bool:
     """Whether all are listed with their partitions, and each partition has a leader."""
-    present = _present(admin, specs)
+    present, _ = _present(admin, specs)
     return len(present) == len(specs) and all(
         topic.partitions and all(partition.leader >= 0 for partition in topic.partitions.values())
         for topic in present.values()

@@ -16,16 +16,18 @@ import re
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote, urlsplit
 
 import msgspec
-from confluent_kafka.schema_registry import Schema, SchemaRegistryClient
-from confluent_kafka.schema_registry.error import SchemaRegistryError
 
 from schemas import codec
 from schemas.delivery import dead_letter_schema
 from schemas.errors import RegistryUnavailableError, UnknownSchemaError
+
+if TYPE_CHECKING:
+    from confluent_kafka.schema_registry import Schema
+    from confluent_kafka.schema_registry.error import SchemaRegistryError
 
 log = logging.getLogger(__name__)
 
@@ -304,6 +306,9 @@ class ConfluentRegistry:
     """
 
     def __init__(self, url: str, *, conf: Mapping[str, Any] | None = None, monotonic: Callable[[], float]) -> None:
+        # Imported where a registry is named: its HTTP client takes a quarter of a second to import.
+        from confluent_kafka.schema_registry import SchemaRegistryClient  # noqa: PLC0415
+
         self._monotonic = monotonic
         self._texts: dict[int, str] = {}
         self._unknown_until: dict[int, float] = {}
@@ -332,6 +337,8 @@ class ConfluentRegistry:
 
     async def register(self, subject: str, schema: str) -> int:
         """The id under the subject; see the port."""
+        from confluent_kafka.schema_registry import Schema  # noqa: PLC0415
+
         schema_id: int = await self._ask(self._client.register_schema, subject, Schema(schema, "AVRO"))
         return schema_id
 
@@ -361,6 +368,8 @@ class ConfluentRegistry:
         return schema.schema_str
 
     async def _ask(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        from confluent_kafka.schema_registry.error import SchemaRegistryError  # noqa: PLC0415
+
         try:
             return await asyncio.to_thread(function, *arguments)
         except SchemaRegistryError as error:

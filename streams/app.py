@@ -12,7 +12,7 @@ import contextlib
 import gc
 import logging
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 from confluent_kafka import KafkaException
 
@@ -23,32 +23,31 @@ from connectors.aiohttp_sender import AiohttpSender
 from connectors.clock import SystemClock
 from connectors.http_sender import HttpSender
 from connectors.publisher import TransactionalPublisher
-from connectors.registry import ConfluentRegistry, FolderRegistry, registry_from
 from connectors.subscriptions import SubscriptionsTable, TableError
-from schemas.codec import own_schema
-from schemas.delivery import dead_letter_schema
 from schemas.errors import FencedError, RecordTooLargeError, RegistryUnavailableError
 from schemas.topics import Topics
 from streams.agents import Handler, frame_agent
 from streams.core.ledger import Ledger
 from streams.core.match import MatchIndex
 from streams.counters import Counters, line
-from streams.dispatch import DeliverySchemas, Dispatch, DispatchLimits
+from streams.dispatch import Dispatch, DispatchLimits
 from streams.fan_out import FanOut
 from streams.ports import Registry, Sender
 from streams.settings import Settings
 from streams.settle import Settler
 from streams.subscription_check import SubscriptionCheck
+from streams.wiring import (
+    OwnSchemas,
+    Role,
+    WorkerError,
+    client_config,
+    make_registry,
+    register_own_schemas,
+)
 
 logger = logging.getLogger(__name__)
 
-Role = Literal["fan-out", "delivery"]
-ROLES: tuple[Role, ...] = ("fan-out", "delivery")
 _STATUS_EVERY_S = 10.0
-
-
-class WorkerError(Exception):
-    """The worker cannot start or go on; one sentence with the next step."""
 
 
 def _spare_the_collector() -> None:
@@ -61,42 +60,6 @@ def _spare_the_collector() -> None:
 
 def _log_progress(followed: int, total: int) -> None:
     logger.info("reading subscriptions: %s of %s records", followed, total)
-
-
-class OwnSchemas(DeliverySchemas, frozen=True):
-    """The registry's ids of all our record schemas."""
-
-    event: int
-    subscription: int
-
-
-def client_config(settings: Settings) -> dict[str, Any]:
-    """What every Kafka client of ours shares. WorkerError when no cluster is named."""
-    if settings.bootstrap is None:
-        raise WorkerError("no Kafka cluster is named; set DISTRIBUTARY_BOOTSTRAP=host:9092, or try `distributary dev`")
-    return {"bootstrap.servers": settings.bootstrap, **settings.kafka}
-
-
-def make_registry(settings: Settings) -> FolderRegistry | ConfluentRegistry:
-    """The registry server where one is named, else the folder with our own schemas."""
-    conf = {"basic.auth.user.info": settings.registry_auth} if settings.registry_auth else None
-    try:
-        return registry_from(
-            url=settings.registry_url, folder=settings.schemas, conf=conf, monotonic=SystemClock().monotonic
-        )
-    except ValueError as error:
-        raise WorkerError(str(error)) from None
-
-
-async def register_own_schemas(registry: Registry, topics: Topics) -> OwnSchemas:
-    """Register what we write under the topics' subjects (TopicNameStrategy). Idempotent."""
-    return OwnSchemas(
-        event=await registry.register(f"{topics.events}-value", own_schema("event.v2")),
-        subscription=await registry.register(f"{topics.subscriptions}-value", own_schema("subscription.v1")),
-        delivery=await registry.register(f"{topics.deliveries}-value", own_schema("delivery.v1")),
-        attempt=await registry.register(f"{topics.attempts}-value", own_schema("attempt.v1")),
-        dead_letter=await registry.register(f"{topics.dead}-value", dead_letter_schema()),
-    )
 
 
 class Worker:

@@ -29,7 +29,6 @@ from connectors.guardian import Guarded, guarded
 from connectors.local_kafka import Cluster, kafka_cluster
 from connectors.receiver import Arrival, require_standardwebhooks
 from schemas.event import Event, encode_event
-from streams.app import ROLES, OwnSchemas, client_config, register_own_schemas
 from streams.cli.demo_audit import Result, Tally, audit
 from streams.cli.demo_plan import TARGETS, Expected, endpoints, event, expected, subscriptions
 from streams.cli.demo_view import View, show_result
@@ -39,6 +38,7 @@ from streams.cli.running import CommandError, run
 from streams.cli.subscriptions import new_secret
 from streams.cli.values import Values, subscription_value
 from streams.settings import Settings
+from streams.wiring import ROLES, OwnSchemas, client_config, register_own_schemas
 
 START_SECONDS = 60.0
 #: After the last event is sent. Two retries of a second each, eight at a time, take a few; slow machines some more.

@@ -19,13 +19,13 @@ from connectors.receiver import Endpoint, Post, Receiver, StandardWebhooksMissin
 from connectors.registry import FolderRegistry
 from connectors.registry_server import registry_app
 from schemas.subscription import Subscription
-from streams.app import ROLES, Worker, client_config, make_registry, register_own_schemas
 from streams.cli.options import Bootstrap, Prefix, load_settings
 from streams.cli.output import note, say, watching
 from streams.cli.running import CommandError, log_to_stderr, run
 from streams.cli.subscriptions import new_secret
 from streams.cli.values import subscription_value
 from streams.settings import Settings
+from streams.wiring import ROLES, client_config, make_registry, register_own_schemas
 
 SAMPLE = "sample"
 PATH = "/webhooks"
@@ -79,6 +79,8 @@ async def _dev(
         except OSError as error:
             raise CommandError(f"the sample receiver cannot listen on port {receiver_port}: {error.strerror}") from None
         await _subscribe(settings, receiver.url(PATH), secret)
+        from streams.app import Worker  # noqa: PLC0415 - as in worker.py
+
         await Worker(settings, ROLES, on_ready=lambda: _hint(settings, cluster, receiver)).run(stop)
 
 

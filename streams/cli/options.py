@@ -15,9 +15,9 @@ from pydantic import ValidationError
 from pydantic_settings import SettingsError
 
 from connectors.registry import ConfluentRegistry, FolderRegistry
-from streams.app import make_registry
 from streams.cli.running import CommandError
 from streams.settings import Settings
+from streams.wiring import make_registry
 
 _CLUSTER = "Cluster"
 

@@ -10,11 +10,11 @@ from typing import Annotated, Any
 import typer
 
 from connectors.group_offsets import Move, Target, ToEarliest, ToOffset, ToTime, plan_reset, reset, running_members
-from streams.app import ROLES, Role, client_config
 from streams.cli.options import AsJson, Bootstrap, Prefix, load_settings
 from streams.cli.output import emit, note, say
 from streams.cli.running import CommandError, run
 from streams.settings import Settings
+from streams.wiring import ROLES, Role, client_config
 
 
 def replay(

@@ -29,8 +29,8 @@ from schemas.errors import (
     UndecodableError,
     UnknownSchemaError,
 )
-from streams.app import WorkerError
 from streams.cli.output import complain, note, watching
+from streams.wiring import WorkerError
 
 T = TypeVar("T")
 

@@ -18,11 +18,11 @@ from connectors.feed import Writer
 from schemas.errors import UndecodableError
 from schemas.event import DEFAULT_TENANT, Event, checked, encode_event
 from schemas.topics import EVENT_BYTES_MAX
-from streams.app import client_config, register_own_schemas
 from streams.cli.options import AsJson, Bootstrap, Prefix, RegistryUrl, load_settings, open_registry
 from streams.cli.output import emit, note, say, steps
 from streams.cli.running import CommandError, run
 from streams.settings import Settings
+from streams.wiring import client_config, register_own_schemas
 
 #: Ids are printed once their events are acknowledged, in groups of at most so many.
 GROUP_MAX = 1_000

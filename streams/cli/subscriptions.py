@@ -24,12 +24,12 @@ from connectors.feed import Writer
 from connectors.subscriptions import SubscriptionsTable
 from schemas.errors import InvalidSubscriptionError
 from schemas.subscription import Subscription, subscription_from_json, subscription_to_json
-from streams.app import client_config, register_own_schemas
 from streams.cli.options import AsJson, Bootstrap, Prefix, RegistryUrl, load_settings, open_registry
 from streams.cli.output import emit, note, say, steps
 from streams.cli.running import CommandError, run
 from streams.cli.values import subscription_value
 from streams.settings import Settings
+from streams.wiring import client_config, register_own_schemas
 
 app = typer.Typer(help="Manage subscriptions: who wants which events, and where they go.", no_args_is_help=True)
 

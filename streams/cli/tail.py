@@ -18,12 +18,12 @@ from connectors.feed import Reader
 from schemas.errors import UndecodableError, UnknownSchemaError
 from schemas.topics import Topics
 from streams import quarantine
-from streams.app import client_config
 from streams.cli.options import AsJson, Bootstrap, Prefix, RegistryUrl, load_settings, open_registry
 from streams.cli.output import emit, note, say, watching
 from streams.cli.running import run
 from streams.cli.values import Values, iso
 from streams.settings import Settings
+from streams.wiring import client_config
 
 Name = Literal["events", "deliveries", "attempts", "dead", "quarantine"]
 #: Topics whose key is the subscription's id.

@@ -8,10 +8,10 @@ from typing import Annotated
 import typer
 
 from connectors.admin import apply_topics, check_topics
-from streams.app import client_config
 from streams.cli.options import AsJson, Bootstrap, Prefix, load_settings
 from streams.cli.output import complain, emit, note, say, watching
 from streams.cli.running import run
+from streams.wiring import client_config
 
 app = typer.Typer(help="Create and verify the topics.", no_args_is_help=True)
 

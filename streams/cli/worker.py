@@ -7,10 +7,10 @@ from typing import Annotated, Literal
 
 import typer
 
-from streams.app import ROLES, Worker
 from streams.cli.options import Bootstrap, Prefix, RegistryUrl, load_settings
 from streams.cli.output import say
 from streams.cli.running import log_to_stderr, run
+from streams.wiring import ROLES
 
 
 def worker(
@@ -53,6 +53,8 @@ def worker(
         allow_private_networks=allow_private_networks,
         log_level=log_level,
     )
+    from streams.app import Worker  # noqa: PLC0415 - Faust takes a third of a second, which other commands need not wait
+
     log_to_stderr(settings.log_level)
     roles = ROLES if role == "all" else (role,)
 

@@ -10,9 +10,10 @@ from connectors.admin import apply_topics
 from connectors.local_kafka import Cluster
 from schemas.frame import Headers
 from schemas.subscription import subscription_to_json
-from streams.app import Worker, client_config
+from streams.app import Worker
 from streams.quarantine import REASON, SOURCE_OFFSET, SOURCE_TOPIC
 from streams.settings import Settings
+from streams.wiring import client_config
 from tests.helpers import eventually_async
 from tests.subscriptions_topic import sub
 

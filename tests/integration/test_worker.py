@@ -15,8 +15,9 @@ import standardwebhooks
 from connectors.local_kafka import Cluster
 from schemas.delivery import decode_delivery
 from schemas.ids import delivery_id
-from streams.app import Worker, WorkerError
+from streams.app import Worker
 from streams.settings import Settings
+from streams.wiring import WorkerError
 from tests.helpers import eventually_async
 from tests.integration.sink import Sink
 from tests.integration.workers import BOTH, SECRET, Site

@@ -10,8 +10,9 @@ from typing import get_args
 
 import uvloop
 
-from streams.app import Role, Worker
+from streams.app import Worker
 from streams.settings import Settings
+from streams.wiring import Role
 
 
 def ready() -> None:

@@ -22,8 +22,9 @@ from schemas.delivery import dead_letter_schema
 from schemas.event import Event, encode_event
 from schemas.frame import Headers
 from schemas.subscription import Subscription, subscription_to_json
-from streams.app import OwnSchemas, Role, Worker, make_registry, register_own_schemas
+from streams.app import Worker
 from streams.settings import Settings
+from streams.wiring import OwnSchemas, Role, make_registry, register_own_schemas
 from tests.helpers import eventually, eventually_async
 
 ROOT = Path(__file__).parents[2]

@@ -28,6 +28,7 @@ MODULES = (
     "streams/settle.py",
     "streams/subscription_check.py",
     "streams/transport.py",
+    "streams/wiring.py",
 )
 
 

@@ -1,0 +1,61 @@
+"""What a worker and the commands share to reach a cluster: settings of clients, the registry, our schemas in it.
+
+Part of the composition root, and light: a command that only reads or writes a topic does not import Faust. This file
+starts nothing.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from connectors.clock import SystemClock
+from connectors.registry import ConfluentRegistry, FolderRegistry, registry_from
+from schemas.codec import own_schema
+from schemas.delivery import dead_letter_schema
+from schemas.topics import Topics
+from streams.dispatch import DeliverySchemas
+from streams.ports import Registry
+from streams.settings import Settings
+
+Role = Literal["fan-out", "delivery"]
+ROLES: tuple[Role, ...] = ("fan-out", "delivery")
+
+
+class WorkerError(Exception):
+    """The worker cannot start or go on; one sentence with the next step."""
+
+
+class OwnSchemas(DeliverySchemas, frozen=True):
+    """The registry's ids of all our record schemas."""
+
+    event: int
+    subscription: int
+
+
+def client_config(settings: Settings) -> dict[str, Any]:
+    """What every Kafka client of ours shares. WorkerError when no cluster is named."""
+    if settings.bootstrap is None:
+        raise WorkerError("no Kafka cluster is named; set DISTRIBUTARY_BOOTSTRAP=host:9092, or try `distributary dev`")
+    return {"bootstrap.servers": settings.bootstrap, **settings.kafka}
+
+
+def make_registry(settings: Settings) -> FolderRegistry | ConfluentRegistry:
+    """The registry server where one is named, else the folder with our own schemas."""
+    conf = {"basic.auth.user.info": settings.registry_auth} if settings.registry_auth else None
+    try:
+        return registry_from(
+            url=settings.registry_url, folder=settings.schemas, conf=conf, monotonic=SystemClock().monotonic
+        )
+    except ValueError as error:
+        raise WorkerError(str(error)) from None
+
+
+async def register_own_schemas(registry: Registry, topics: Topics) -> OwnSchemas:
+    """Register what we write under the topics' subjects (TopicNameStrategy). Idempotent."""
+    return OwnSchemas(
+        event=await registry.register(f"{topics.events}-value", own_schema("event.v2")),
+        subscription=await registry.register(f"{topics.subscriptions}-value", own_schema("subscription.v1")),
+        delivery=await registry.register(f"{topics.deliveries}-value", own_schema("delivery.v1")),
+        attempt=await registry.register(f"{topics.attempts}-value", own_schema("attempt.v1")),
+        dead_letter=await registry.register(f"{topics.dead}-value", dead_letter_schema()),
+    )
