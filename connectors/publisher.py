@@ -206,7 +206,10 @@ class TransactionalPublisher:
     def _fenced(self, error: KafkaError) -> FencedError:
         if error.code() in _FENCED:
             name = self._config["transactional.id"]
-            return FencedError(f"another worker uses the transactional id {name!r}: give each worker its own worker id")
+            return FencedError(
+                f"another worker uses the transactional id {name!r} (give each worker its own worker id), "
+                f"or this one stood still for more than {TRANSACTION_TIMEOUT_MS / 1000:g} s (start it again)"
+            )
         return FencedError(f"the transactional producer cannot go on: {error.str()}")
 
     def _retrying(self, call: Callable[..., None], *args: Any) -> None:
