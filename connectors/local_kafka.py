@@ -252,6 +252,13 @@ def _packages(
             raise KafkaUnavailable(f"Apache Kafka {version} did not start: {reason}")
 
 
+def new_cluster_id() -> str:
+    """A random one, 22 characters, that never begins with a dash: Kafka's tools would take it for an option."""
+    raw = bytearray(uuid.uuid4().bytes)
+    raw[0] &= 0x7F
+    return base64.urlsafe_b64encode(raw).decode().rstrip("=")
+
+
 def _commands(
     java: Path, jars: Sequence[Path], settings: Mapping[str, str], home: Path, heap_mib: int
 ) -> list[list[str]]:
@@ -259,8 +266,7 @@ def _commands(
     file = home / "server.properties"
     file.write_text("".join(f"{name}={value}\n" for name, value in settings.items()))
     run = [str(java), f"-Xmx{heap_mib}m", *JVM_FLAGS, "-cp", ":".join(map(str, jars))]
-    cluster_id = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
-    storage = ["kafka.tools.StorageTool", "format", "--ignore-formatted", "-t", cluster_id, "-c", str(file)]
+    storage = ["kafka.tools.StorageTool", "format", "--ignore-formatted", "-t", new_cluster_id(), "-c", str(file)]
     server = [*run, "kafka.Kafka", str(file)]
     if (home / "data" / "meta.properties").exists():
         return [server]

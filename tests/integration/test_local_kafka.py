@@ -25,6 +25,7 @@ from connectors.local_kafka import (
     java_major,
     kafka_cluster,
     log_reason,
+    new_cluster_id,
 )
 from tests.helpers import eventually
 
@@ -221,3 +222,11 @@ def test_a_container_speaks_to_itself_inside_and_to_us_on_the_port_of_the_host()
 )
 def test_the_line_that_says_most_is_quoted(log: str, reason: str) -> None:
     assert log_reason(log) == reason
+
+
+def test_a_cluster_id_is_never_taken_for_an_option() -> None:
+    """One in 64 was, and no broker started."""
+    ids = {new_cluster_id() for _ in range(2_000)}
+    assert len(ids) == 2_000
+    assert {len(one) for one in ids} == {22}
+    assert not any(one.startswith("-") for one in ids)
