@@ -153,12 +153,13 @@ async def test_changes_of_a_subscription_are_heeded_live(kafka: Cluster, prefix:
 
 async def test_deliveries_of_a_deleted_subscription_are_cancelled(kafka: Cluster, prefix: str) -> None:
     site = await Site.made(kafka.bootstrap, prefix)
-    site.subscribe("s", "http://127.0.0.1:1/", retry_schedule_ms=(1_000,))
+    # Long enough for the table to hear of the deletion before the retry is due, also on a machine that is busy.
+    site.subscribe("s", "http://127.0.0.1:1/", retry_schedule_ms=(5_000,))
     async with site.worker() as worker:
         site.send(["evt_1"])
         await eventually_async(lambda: worker.counters["retried"] == 1)
         site.unsubscribe("s")
-        await eventually_async(lambda: len(site.attempts()) == 2)
+        await eventually_async(lambda: len(site.attempts()) == 2, timeout_s=30)
     assert [(one["attempt"], one["outcome"]) for one in sorted(site.attempts(), key=lambda one: one["started_ms"])] == [
         (1, "retryable"),
         (1, "cancelled"),
