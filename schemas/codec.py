@@ -21,7 +21,6 @@ from fastavro.schema import SchemaParseException
 
 from schemas.errors import UndecodableError
 
-MAGIC = b"\x00"
 _HEADER = struct.Struct(">bI")
 HEADER_BYTES = _HEADER.size
 
