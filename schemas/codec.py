@@ -21,6 +21,7 @@ from fastavro.schema import SchemaParseException
 
 from schemas.errors import UndecodableError
 
+MAGIC = b"\x00"
 _HEADER = struct.Struct(">bI")
 HEADER_BYTES = _HEADER.size
 
