@@ -53,6 +53,9 @@ GroupProtocol = Literal["consumer", "classic"]
 #: passed.
 OnRevoke = Callable[[list[tuple[str, int]]], Awaitable[None]]
 
+#: Makes the ledger of a newly assigned partition from (topic, partition, position, committed metadata).
+NewLedger = Callable[[str, int, int, str | None], OffsetLedger]
+
 _POLL_S = 0.05  # also how long a call to the consumer may wait for its turn
 _STALL_AFTER = 5  # polls without a free place in hand
 _CALL_TIMEOUT_S = 30.0
@@ -80,12 +83,13 @@ class FrameApp(faust.App):
 class FrameSettings(msgspec.Struct, frozen=True, kw_only=True):
     """How an app's consumer works; set it as `app.frame_settings` before the app starts.
 
-    `ledger(position, metadata)` makes the ledger of a newly assigned partition. With `commits=True`, a frame that an
-    agent is done with counts as finished, and offsets are committed every `broker_commit_interval`; with False, the
-    owner of the ledgers commits (in transactions). `consumer` holds librdkafka settings that win over ours.
+    `ledger(topic, partition, position, metadata)` makes the ledger of a newly assigned partition. With `commits=True`,
+    a frame that an agent is done with counts as finished, and offsets are committed every `broker_commit_interval`;
+    with False, the owner of the ledgers commits (in transactions). `consumer` holds librdkafka settings that win over
+    ours.
     """
 
-    ledger: Callable[[int, str | None], OffsetLedger]
+    ledger: NewLedger
     consumer: Mapping[str, Any] = {}
     group_protocol: GroupProtocol | None = None  # None: ask the broker
     commits: bool = True
@@ -387,7 +391,7 @@ class FrameConsumer(FaustConsumer):
         ledger = self._ledgers.get((topic, partition))
         if ledger is None and message.error() is None and TP(topic, partition) in self._assigned:
             # No committed offset: the start is where the first record is.
-            ledger = self._ledgers[topic, partition] = self.settings.ledger(message.offset(), None)
+            ledger = self._ledgers[topic, partition] = self.settings.ledger(topic, partition, message.offset(), None)
         return ledger
 
     def _on_record_error(self, error: KafkaError, message: Any) -> None:
@@ -425,7 +429,7 @@ class FrameConsumer(FaustConsumer):
                 raise KafkaException(committed.error)
             if committed.offset >= 0:
                 key = (committed.topic, committed.partition)
-                ledgers[key] = self.settings.ledger(committed.offset, committed.metadata)
+                ledgers[key] = self.settings.ledger(*key, committed.offset, committed.metadata)
         self._ledgers.update(ledgers)
         starts = [
             TopicPartition(p.topic, p.partition, self._start_offset(p.topic, p.partition, p.offset)) for p in partitions

@@ -229,7 +229,7 @@ class Part:
             autodiscover=False,
         )
         self.app.frame_settings = frames.FrameSettings(
-            ledger=Ledger,
+            ledger=lambda topic, partition, position, metadata: Ledger(position, metadata),
             consumer=settings.kafka,
             group_protocol=settings.group_protocol,
             commits=False,  # the settler's transactions carry the offsets

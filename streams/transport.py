@@ -13,4 +13,4 @@ class Transport(frames.Transport):
     """An agent of any Faust app receives frames with `broker="frames://host:9092"`; finished frames are committed."""
 
     def default_settings(self) -> frames.FrameSettings:
-        return frames.FrameSettings(ledger=Ledger)
+        return frames.FrameSettings(ledger=lambda topic, partition, position, metadata: Ledger(position, metadata))

@@ -15,6 +15,11 @@ from connectors.frames import FrameConsumer, FrameSettings, urls
 from schemas.frame import Frame, OffsetLedger
 from streams.core.ledger import Ledger
 
+
+def new_ledger(topic: str, partition: int, position: int, metadata: str | None) -> OffsetLedger:
+    return Ledger(position, metadata)
+
+
 Handle = Callable[[Frame], Awaitable[None]]
 
 
@@ -49,7 +54,7 @@ class FrameApp:
         topics: Sequence[str],
         handle: Handle | None = None,
         *,
-        settings: FrameSettings | None = FrameSettings(ledger=Ledger),  # noqa: B008 - frozen
+        settings: FrameSettings | None = FrameSettings(ledger=new_ledger),  # noqa: B008 - frozen
         **options: Any,
     ) -> None:
         self.frames: list[Frame] = []

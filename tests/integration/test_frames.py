@@ -14,9 +14,8 @@ from faust.types import TP
 from connectors.frames import FrameSettings, group_protocol
 from connectors.local_kafka import Cluster, kafka_cluster
 from schemas.frame import Frame
-from streams.core.ledger import Ledger
 from tests.helpers import eventually_async
-from tests.integration.frame_apps import FrameApp, committed, create_topics, produce, running
+from tests.integration.frame_apps import FrameApp, committed, create_topics, new_ledger, produce, running
 from tests.unit.stages import Consumed
 
 
@@ -110,7 +109,7 @@ async def test_members_come_and_go_and_partitions_that_stay_notice_nothing(
         assert all(first.ledgers[key].retiring and first.ledgers[key].live for key in partitions)
         given_up.append(set(partitions))
 
-    first = FrameApp(kafka.bootstrap, group, names, settings=FrameSettings(ledger=Ledger, on_revoke=on_revoke))
+    first = FrameApp(kafka.bootstrap, group, names, settings=FrameSettings(ledger=new_ledger, on_revoke=on_revoke))
     second = FrameApp(kafka.bootstrap, group, names)
     async with running(first):
         await eventually_async(lambda: first.assigned == everything and len(first.ledgers) == 8)
@@ -168,7 +167,7 @@ async def test_an_agent_that_stalls_keeps_its_membership_and_its_records(
     kafka: Cluster, topic: str, group: str
 ) -> None:
     """Longer than the group would wait for a member that does not poll."""
-    settings = FrameSettings(ledger=Ledger, consumer={"max.poll.interval.ms": 1_000}, frame_records_max=10)
+    settings = FrameSettings(ledger=new_ledger, consumer={"max.poll.interval.ms": 1_000}, frame_records_max=10)
     app = FrameApp(kafka.bootstrap, group, [topic], settings=settings)
     async with running(app):
         produce(kafka.bootstrap, topic, [b"first"], 1)
@@ -191,7 +190,7 @@ async def test_an_agent_that_stalls_keeps_its_membership_and_its_records(
 
 
 async def test_a_hold_during_a_stall_outlives_it(kafka: Cluster, topic: str, group: str) -> None:
-    settings = FrameSettings(ledger=Ledger, frame_records_max=10)
+    settings = FrameSettings(ledger=new_ledger, frame_records_max=10)
     app = FrameApp(kafka.bootstrap, group, [topic], settings=settings)
     async with running(app):
         for partition in (0, 1):
@@ -234,7 +233,7 @@ async def test_an_agent_can_send(kafka: Cluster, prefix: str, topic: str, group:
 
 
 async def test_a_stop_is_orderly_while_the_agent_is_stuck(kafka: Cluster, topic: str, group: str) -> None:
-    app = FrameApp(kafka.bootstrap, group, [topic], settings=FrameSettings(ledger=Ledger, frame_records_max=10))
+    app = FrameApp(kafka.bootstrap, group, [topic], settings=FrameSettings(ledger=new_ledger, frame_records_max=10))
     app.gate.clear()
     await app.start()
     produce(kafka.bootstrap, topic, [b"x"] * 300)
@@ -249,7 +248,7 @@ async def test_a_topic_that_is_missing_is_said_and_served_once_it_is_there(
     kafka: Cluster, prefix: str, group: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     late = f"{prefix}late"
-    settings = FrameSettings(ledger=Ledger, consumer={"topic.metadata.refresh.interval.ms": 200})
+    settings = FrameSettings(ledger=new_ledger, consumer={"topic.metadata.refresh.interval.ms": 200})
     app = FrameApp(kafka.bootstrap, group, [late], settings=settings)
     async with running(app):
         create_topics(kafka.bootstrap, **{late: 1})
@@ -266,7 +265,7 @@ async def test_tables_are_refused(kafka: Cluster, topic: str, group: str) -> Non
 
 async def test_settings_of_another_type_are_refused(kafka: Cluster, topic: str, group: str) -> None:
     app = FrameApp(kafka.bootstrap, group, [topic])
-    app.app.frame_settings = {"ledger": Ledger}
+    app.app.frame_settings = {"ledger": new_ledger}
     with pytest.raises(ImproperlyConfigured, match="FrameSettings"):
         _ = app.consumer
 
@@ -308,7 +307,7 @@ class ScriptedMessage(Consumed, frozen=True):
 
 async def test_a_partition_given_up_in_the_middle_of_a_fetch_gets_no_new_ledger(kafka: Cluster, group: str) -> None:
     """Its ledger would be live, and so its records would be processed and committed by one who does not own them."""
-    app = FrameApp(kafka.bootstrap, group, ["t"], settings=FrameSettings(ledger=Ledger, commits=False))
+    app = FrameApp(kafka.bootstrap, group, ["t"], settings=FrameSettings(ledger=new_ledger, commits=False))
     consumer = app.consumer
     consumer._main_loop = asyncio.get_running_loop()
     consumer._assigned = {TP("t", 0), TP("t", 1)}
@@ -344,7 +343,7 @@ async def test_classic_groups(classic: Cluster, prefix: str, group: str, caplog:
             produce(classic.bootstrap, name, [value], partition)
 
     fast = {"heartbeat.interval.ms": 200, "session.timeout.ms": 6_000}
-    settings = FrameSettings(ledger=Ledger, consumer=fast)
+    settings = FrameSettings(ledger=new_ledger, consumer=fast)
     first = FrameApp(classic.bootstrap, group, names, settings=settings)
     second = FrameApp(classic.bootstrap, group, names, settings=settings)
     async with running(first):
@@ -374,7 +373,7 @@ async def test_a_cluster_without_the_new_protocol_is_named_when_it_was_asked_for
     classic: Cluster, prefix: str, group: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     create_topics(classic.bootstrap, **{f"{prefix}in": 1})
-    settings = FrameSettings(ledger=Ledger, group_protocol="consumer")
+    settings = FrameSettings(ledger=new_ledger, group_protocol="consumer")
     app = FrameApp(classic.bootstrap, group, [f"{prefix}in"], settings=settings)
     async with running(app):
         await eventually_async(lambda: "set group_protocol to classic" in caplog.text)
