@@ -72,7 +72,7 @@ def fill(bootstrap: str, total: int) -> str:
     """A compacted topic with so many subscriptions, as Avro; the prefix."""
     topics = harness.new_topics(bootstrap, 1)
     schema_ids = asyncio.run(register_own_schemas(make_registry(settings(bootstrap, topics.prefix, 1)), topics))
-    schema = codec.parse_schema(codec.own_schema("subscription.v1"))
+    schema = codec.parse_schema(codec.own_schema("subscription.v2"))
     producer = harness.filler(bootstrap)
     for number in range(total):
         entry = subscription(number, total)

@@ -39,6 +39,7 @@ _OWN = (
     ("event", 1),
     ("event", 2),
     ("subscription", 1),
+    ("subscription", 2),
 )
 
 SCHEMA_BYTES_MAX = 1 << 20

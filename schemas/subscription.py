@@ -56,17 +56,25 @@ RETRY_DELAY_MS_MAX = 7 * 24 * 3600 * 1000  # the retention of a retry tier
 URL_LENGTH_MAX = 2048
 TIMEOUT_MS_MAX = 120_000
 IN_FLIGHT_MAX = 1_000
+RATE_LIMIT_MIN, RATE_LIMIT_MAX = 0.001, 100_000.0  # deliveries a second
+BATCH_MAX = 1_000
+BATCH_WAIT_MS_MAX = 60_000
+DISABLE_AFTER_MS_MAX = 365 * 24 * 3600 * 1000
 
 State = Literal["active", "paused", "disabled"]
 PayloadFormat = Literal["standard", "data"]
+OrderingKey = Literal["subject", "type", "endpoint"]
 
 
 class Subscription(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True, gc=False):
-    """One subscription; field for field `schemas/avro/subscription.v1.avsc`.
+    """One subscription; field for field `schemas/avro/subscription.v2.avsc`.
 
     Times are milliseconds since the epoch, 0 when not known. `retry_schedule_ms` holds the delays between
     attempts, so an endpoint gets `len(retry_schedule_ms) + 1` attempts at most. `reject_statuses` lead to no
-    further attempt (410 never does).
+    further attempt (410 never does). `rate_limit` is deliveries a second, 0 for none. With `ordered`, events of
+    the same `ordering_key` arrive in order; with a `batch_max` above 1, up to so many events make one POST, which
+    waits `batch_wait_ms` for them. After `disable_after_ms` of nothing but failures the endpoint is disabled; 0 is
+    never.
     """
 
     id: str
@@ -84,6 +92,13 @@ class Subscription(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     description: str = ""
     created_ms: int = 0
     updated_ms: int = 0
+    rate_limit: float = 0.0
+    ordered: bool = False
+    ordering_key: OrderingKey = "subject"
+    batch_max: int = 1
+    batch_wait_ms: int = 0
+    adaptive_in_flight: bool = False
+    disable_after_ms: int = 432_000_000
 
     def __repr__(self) -> str:
         """Without the secrets and headers: a repr ends up in logs."""
@@ -116,6 +131,14 @@ def subscription_to_json(subscription: Subscription) -> bytes:
     return msgspec.json.encode(subscription)
 
 
+#: Numbers that are equal in most subscriptions; Avro makes a new object of each.
+_USUAL = tuple(
+    (field.name, field.default)
+    for field in msgspec.structs.fields(Subscription)
+    if field.name in ("timeout_ms", "rate_limit", "disable_after_ms")
+)
+
+
 def _sharing(subscription: Subscription) -> Subscription:
     """The subscription, with what is equal in many of them held once: half of the memory of what was Avro.
 
@@ -126,6 +149,11 @@ def _sharing(subscription: Subscription) -> Subscription:
     msgspec.structs.force_setattr(s, "event_types", tuple(map(sys.intern, s.event_types)))
     if s.retry_schedule_ms == STANDARD_RETRY_SCHEDULE_MS:
         msgspec.structs.force_setattr(s, "retry_schedule_ms", STANDARD_RETRY_SCHEDULE_MS)
+    for name, usual in _USUAL:
+        if getattr(s, name) == usual:
+            msgspec.structs.force_setattr(s, name, usual)
+    if s.updated_ms == s.created_ms:
+        msgspec.structs.force_setattr(s, "updated_ms", s.created_ms)
     return s
 
 
@@ -160,6 +188,16 @@ def checked(subscription: Subscription) -> Subscription:
         _refuse(f"timeout_ms: not between 1 and {TIMEOUT_MS_MAX}")
     if not 0 < s.max_in_flight <= IN_FLIGHT_MAX:
         _refuse(f"max_in_flight: not between 1 and {IN_FLIGHT_MAX}")
+    if s.rate_limit != 0 and not RATE_LIMIT_MIN <= s.rate_limit <= RATE_LIMIT_MAX:
+        _refuse(f"rate_limit: neither 0 (no limit) nor {RATE_LIMIT_MIN:g} to {RATE_LIMIT_MAX:,.0f} deliveries a second")
+    if not 0 < s.batch_max <= BATCH_MAX:
+        _refuse(f"batch_max: not between 1 and {BATCH_MAX}")
+    if not 0 <= s.batch_wait_ms <= BATCH_WAIT_MS_MAX:
+        _refuse(f"batch_wait_ms: not between 0 and {BATCH_WAIT_MS_MAX}")
+    if not 0 <= s.disable_after_ms <= DISABLE_AFTER_MS_MAX:
+        _refuse(f"disable_after_ms: neither 0 (never) nor up to {DISABLE_AFTER_MS_MAX} (365 days)")
+    if s.ordered and s.batch_max > 1:
+        _refuse("ordered and batched cannot be combined yet: set batch_max to 1, or ordered to false")
     return subscription
 
 

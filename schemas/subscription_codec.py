@@ -32,7 +32,7 @@ class SubscriptionDecoder:
     """Records to subscriptions, with the writers' schemas that it was taught."""
 
     def __init__(self) -> None:
-        own = codec.own_schema("subscription.v1")  # the newest
+        own = codec.own_schema("subscription.v2")  # the newest
         self._own = codec.canonical(own)
         self._reader = codec.parse_schema(own, logical_types=False)
         self._writers: dict[int, tuple[codec.Schema, codec.Schema | None]] = {}

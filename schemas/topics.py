@@ -52,8 +52,8 @@ class TopicSpec(msgspec.Struct, frozen=True):
 class Topics(msgspec.Struct, frozen=True):
     """The names of all topics under a prefix, and how many partitions they have.
 
-    `deliveries` and its retry tiers have equal partition counts: with the `range` assignor, equal partitions meet in
-    one worker, which is what lets circuits and limits work without coordination.
+    `deliveries`, its retry tiers and `deliveries.parked` have equal partition counts: with the `range` assignor, equal
+    partitions meet in one worker, which is what lets circuits and limits work without coordination.
     """
 
     prefix: str = ""
@@ -72,6 +72,10 @@ class Topics(msgspec.Struct, frozen=True):
         return f"{self.prefix}deliveries"
 
     @property
+    def parked(self) -> str:
+        return f"{self.prefix}deliveries.parked"
+
+    @property
     def dead(self) -> str:
         return f"{self.prefix}deliveries.dead"
 
@@ -88,6 +92,10 @@ class Topics(msgspec.Struct, frozen=True):
         return f"{self.prefix}endpoints.state"
 
     @property
+    def operations(self) -> str:
+        return f"{self.prefix}operations"
+
+    @property
     def tiers(self) -> dict[int, str]:
         """Topic by hold in milliseconds, ascending."""
         return {hold_ms: f"{self.prefix}deliveries.retry.{suffix}" for suffix, hold_ms in HOLDS_MS.items()}
@@ -101,8 +109,11 @@ class Topics(msgspec.Struct, frozen=True):
             TopicSpec(self.subscriptions, 1, "compact", None, MIB),
             TopicSpec(self.deliveries, n, "delete", 3 * DAY_MS, DELIVERY_BYTES_MAX),
             *(TopicSpec(name, n, "delete", 7 * DAY_MS, DELIVERY_BYTES_MAX) for name in self.tiers.values()),
+            # Two days more than a delivery may be parked.
+            TopicSpec(self.parked, n, "delete", 16 * DAY_MS, DELIVERY_BYTES_MAX),
             TopicSpec(self.dead, n, "delete", 30 * DAY_MS, DELIVERY_BYTES_MAX),
             TopicSpec(self.quarantine, n, "delete", 30 * DAY_MS, 9 * MIB),
             TopicSpec(self.attempts, n, "delete", 7 * DAY_MS, MIB),
+            TopicSpec(self.operations, 1, "delete", 30 * DAY_MS, MIB),
             TopicSpec(self.endpoints_state, 1, "compact", None, MIB),
         ]

@@ -21,7 +21,7 @@ from streams.core.match import MatchIndex
 from tests.helpers import eventually_async
 from tests.subscriptions_topic import SECRET, Bad, SubscriptionsTopic, fields_of, sub
 
-OWN = codec.own_schema("subscription.v1")
+OWN = codec.own_schema("subscription.v2")
 
 
 @pytest.fixture

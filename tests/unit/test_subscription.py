@@ -22,6 +22,7 @@ from schemas.subscription import (
     subscription_from_json,
     subscription_to_json,
 )
+from schemas.subscription_codec import SubscriptionDecoder
 
 SECRET = "whsec_" + base64.b64encode(bytes(24)).decode()
 LEAST: dict[str, Any] = {
@@ -47,6 +48,8 @@ def test_the_least_subscription_gets_the_documented_defaults() -> None:
     )
     assert s.retry_schedule_ms == STANDARD_RETRY_SCHEDULE_MS
     assert (s.headers, s.reject_statuses, s.description, s.created_ms, s.updated_ms) == ({}, (), "", 0, 0)
+    assert (s.rate_limit, s.ordered, s.ordering_key, s.adaptive_in_flight) == (0.0, False, "subject", False)
+    assert (s.batch_max, s.batch_wait_ms, s.disable_after_ms) == (1, 0, 5 * 24 * 3600 * 1000)
 
 
 def test_json_leaves_out_defaults_and_comes_back_equal() -> None:
@@ -57,20 +60,22 @@ def test_json_leaves_out_defaults_and_comes_back_equal() -> None:
 
 
 def test_the_avro_schema_has_the_same_fields_and_defaults() -> None:
-    schema = codec.parse_schema(codec.own_schema("subscription.v1"))
+    schema = codec.parse_schema(codec.own_schema("subscription.v2"))
     value = codec.encode(1, schema, LEAST)
     assert subscription_from_fields(codec.decode(value, schema)) == from_json()
     assert [field["name"] for field in schema["fields"]] == list(Subscription.__struct_fields__)
 
 
 def test_what_many_subscriptions_have_in_common_is_held_once() -> None:
-    schema = codec.parse_schema(codec.own_schema("subscription.v1"))
+    schema = codec.parse_schema(codec.own_schema("subscription.v2"))
     value = codec.encode(1, schema, LEAST | {"tenant": "acme"})
     one = subscription_from_fields(codec.decode(value, schema))
     two = subscription_from_fields(codec.decode(value, schema))
     assert one.tenant is two.tenant
     assert one.event_types[0] is two.event_types[0]
     assert one.retry_schedule_ms is two.retry_schedule_ms is STANDARD_RETRY_SCHEDULE_MS
+    for usual in ("timeout_ms", "rate_limit", "ordering_key", "disable_after_ms"):
+        assert getattr(one, usual) is getattr(two, usual)
     assert one.headers is not two.headers  # a dictionary can be written to: never shared
 
 
@@ -136,6 +141,19 @@ REFUSALS: list[tuple[dict[str, Any], str]] = [
     ({"timeout_ms": 120_001}, "timeout_ms: "),
     ({"max_in_flight": 0}, "max_in_flight: "),
     ({"max_in_flight": 1_001}, "max_in_flight: "),
+    ({"rate_limit": 0.0009}, "rate_limit: neither 0 (no limit) nor 0.001 to 100,000 deliveries a second"),
+    ({"rate_limit": -1}, "rate_limit: "),
+    ({"rate_limit": 100_001}, "rate_limit: "),
+    ({"rate_limit": "10"}, "$.rate_limit"),
+    ({"ordering_key": "id"}, "$.ordering_key"),
+    ({"ordered": 1}, "$.ordered"),
+    ({"batch_max": 0}, "batch_max: not between 1 and 1000"),
+    ({"batch_max": 1_001}, "batch_max: "),
+    ({"batch_wait_ms": -1}, "batch_wait_ms: not between 0 and 60000"),
+    ({"batch_wait_ms": 60_001}, "batch_wait_ms: "),
+    ({"disable_after_ms": -1}, "disable_after_ms: neither 0 (never) nor"),
+    ({"disable_after_ms": 365 * 24 * 3600 * 1000 + 1}, "disable_after_ms: "),
+    ({"ordered": True, "batch_max": 2}, "ordered and batched cannot be combined yet: set batch_max to 1, or ordered"),
     ({"state": "gone"}, "$.state"),
     ({"format": "xml"}, "$.format"),
     ({"timeout_ms": "15000"}, "$.timeout_ms"),
@@ -170,10 +188,28 @@ def test_refused_in_json_and_in_avro(changed: dict[str, Any], sentence: str) -> 
         {"reject_statuses": [300, 599]},
         {"timeout_ms": 120_000, "max_in_flight": 1_000},
         {"headers": {"X-A": "caf\xe9\t"}},
+        {"rate_limit": 0.001, "ordered": True, "ordering_key": "endpoint", "disable_after_ms": 0},
+        {"rate_limit": 100_000, "adaptive_in_flight": True, "batch_max": 1_000, "batch_wait_ms": 60_000},
+        {"disable_after_ms": 365 * 24 * 3600 * 1000},
     ],
 )
 def test_accepted_at_the_edge(changed: dict[str, Any]) -> None:
     assert from_json(**changed) == subscription_from_fields(LEAST | changed)
+
+
+@pytest.mark.parametrize("rate", [float("nan"), float("inf"), -float("inf")])
+def test_a_rate_that_is_no_number_is_refused(rate: float) -> None:
+    with pytest.raises(InvalidSubscriptionError, match="rate_limit: "):  # Avro can say it, JSON cannot
+        subscription_from_fields(LEAST | {"rate_limit": rate})
+
+
+def test_avro_of_version_1_gets_the_defaults_of_what_came_later() -> None:
+    schema = codec.parse_schema(codec.own_schema("subscription.v1"), logical_types=False)
+    value = codec.encode(1, schema, LEAST | {"max_in_flight": 3})
+    decoder = SubscriptionDecoder()
+    assert decoder.wanted(value) == 1
+    decoder.learn(1, codec.own_schema("subscription.v1"))
+    assert decoder.decode(b"sub_1", value) == from_json(max_in_flight=3)
 
 
 @pytest.mark.parametrize("value", [b"", b"[]", b"{", b"null", b'{"id": "\xff"}', b"\xff\xfe", b"[" * 100_000])
