@@ -16,7 +16,7 @@ import asyncio
 import io
 import socket
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
 from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
     from connectors.address_guard import AddressGuard
 
-RETRY_AFTER_CHARS_MAX = 128
+FIELD_CHARS_MAX = 128  # of a response field that is handed over
 #: aiohttp warns about larger bodies given as bytes.
 BODY_BYTES_AS_IS_MAX = 1_048_576
 
@@ -52,6 +52,15 @@ class _Reuse(TypedDict, total=False):
 
     force_close: bool
     keepalive_timeout: float
+
+
+class _Answer(NamedTuple):
+    """A response, as far as a `PostResult` repeats it."""
+
+    status: int
+    excerpt: bytes
+    retry_after: str | None
+    allowed_rate: str | None
 
 
 class _AddressRefusedError(OSError):
@@ -190,18 +199,15 @@ class AiohttpSender:
         detail: str
         try:
             async with asyncio.timeout_at(started + route.timeout_s):
-                status, excerpt, retry_after = await self._post(route, headers, body)
-            duration_us = int((self._loop.time() - started) * 1e6)
-            return PostResult(status, duration_us, None, None, excerpt, retry_after)
+                answer = await self._post(route, headers, body)
+            return PostResult(answer.status, int((self._loop.time() - started) * 1e6), None, None, *answer[1:])
         except _UnusableError as error:
             cause, detail = error.cause, error.detail
         except Exception as error:  # noqa: BLE001 - every request is answered, whatever aiohttp raises
             cause, detail = _failure(route.target, error)
         return PostResult(0, int((self._loop.time() - started) * 1e6), cause, detail)
 
-    async def _post(
-        self, route: AiohttpRoute, headers: Sequence[tuple[str, str]], body: bytes
-    ) -> tuple[int, bytes, str | None]:
+    async def _post(self, route: AiohttpRoute, headers: Sequence[tuple[str, str]], body: bytes) -> _Answer:
         if route.target.is_address and (refusal := self._guard.refusal(route.target.host)):
             raise _UnusableError("address_refused", refusal)
         attempt = _Attempt()
@@ -221,7 +227,7 @@ class AiohttpSender:
         body: bytes,
         attempt: _Attempt,
         fresh: bool,
-    ) -> tuple[int, bytes, str | None]:
+    ) -> _Answer:
         session = self._session(proxied=route.proxy is not None, fresh=fresh)
         async with session.post(
             route.url,
@@ -239,8 +245,13 @@ class AiohttpSender:
                 excerpt += chunk[: self._excerpt_bytes_max - len(excerpt)]
             if not response.content.at_eof():
                 response.close()  # the rest may be endless
-            retry_after = response.headers.get("retry-after")
-            return response.status, excerpt, retry_after and retry_after[:RETRY_AFTER_CHARS_MAX]
+            retry_after, allowed_rate = map(response.headers.get, ("retry-after", "webhook-allowed-rate"))
+            return _Answer(
+                response.status,
+                excerpt,
+                retry_after and retry_after[:FIELD_CHARS_MAX],
+                allowed_rate and allowed_rate[:FIELD_CHARS_MAX],
+            )
 
     def _check_head(self, response: aiohttp.ClientResponse) -> None:
         failure: _UnusableError | None = None

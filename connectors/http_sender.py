@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from connectors.address_guard import AddressGuard
 
 SWEEP_S = 0.05
-RETRY_AFTER_CHARS_MAX = 128
+FIELD_CHARS_MAX = 128  # of a response field that is handed over
 
 
 class NotConnectedError(Exception):
@@ -400,6 +400,7 @@ class _Connection(asyncio.Protocol):
     """One connection: sends a request, reads its response, and hands itself back or closes."""
 
     __slots__ = (
+        "allowed_rate",
         "complete",
         "excerpt",
         "failure",
@@ -440,6 +441,7 @@ class _Connection(asyncio.Protocol):
         self.keep = False  # whether the connection may serve again
         self.excerpt = b""
         self.retry_after: str | None = None
+        self.allowed_rate: str | None = None
 
     def send(self, request: _Request) -> None:
         """Write it at the loop's next turn."""
@@ -456,7 +458,7 @@ class _Connection(asyncio.Protocol):
         self.status = self.received = self.header_bytes = 0
         self.framed = self.complete = self.keep = False
         self.excerpt = b""
-        self.retry_after = None
+        self.retry_after = self.allowed_rate = None
         self.request = request
         self.transport.write(request.message)
 
@@ -524,7 +526,9 @@ class _Connection(asyncio.Protocol):
             if name.lower() == b"transfer-encoding" and value.lower().endswith(b"chunked"):
                 self.framed = True
         elif length == 11 and self.retry_after is None and name.lower() == b"retry-after":
-            self.retry_after = value[:RETRY_AFTER_CHARS_MAX].decode("latin-1")
+            self.retry_after = value[:FIELD_CHARS_MAX].decode("latin-1")
+        elif length == 20 and self.allowed_rate is None and name.lower() == b"webhook-allowed-rate":
+            self.allowed_rate = value[:FIELD_CHARS_MAX].decode("latin-1")
 
     def on_headers_complete(self) -> None:
         status = self.parser.get_status_code()
@@ -536,7 +540,7 @@ class _Connection(asyncio.Protocol):
             self.status = status
         elif 100 <= status < 200 and status != 101:
             self.framed = False
-            self.retry_after = None
+            self.retry_after = self.allowed_rate = None
         else:
             self.failure = (
                 "malformed_response",
@@ -563,7 +567,8 @@ class _Connection(asyncio.Protocol):
         self.request = None
         sender = self.sender
         now = sender._loop.time()
-        result = PostResult(self.status, int((now - request.started) * 1e6), None, None, self.excerpt, self.retry_after)
+        duration_us = int((now - request.started) * 1e6)
+        result = PostResult(self.status, duration_us, None, None, self.excerpt, self.retry_after, self.allowed_rate)
         if self.keep and not self.transport.get_write_buffer_size():
             self.served = True
             sender._release(self, now)

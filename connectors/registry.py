@@ -36,8 +36,10 @@ _OWN = (
     ("attempt", 1),
     ("dead_letter", 1),
     ("delivery", 1),
+    ("endpoint_state", 1),
     ("event", 1),
     ("event", 2),
+    ("operation", 1),
     ("subscription", 1),
     ("subscription", 2),
 )

@@ -71,6 +71,8 @@ class DeliverySchemas(msgspec.Struct, frozen=True):
     delivery: int
     attempt: int
     dead_letter: int
+    endpoint_state: int = 0
+    operation: int = 0
 
 
 class Job(NamedTuple):

@@ -25,7 +25,7 @@ class WorkerError(Exception):
     """The worker cannot start or go on; one sentence with the next step."""
 
 
-class OwnSchemas(DeliverySchemas, frozen=True):
+class OwnSchemas(DeliverySchemas, frozen=True, kw_only=True):
     """The registry's ids of all our record schemas."""
 
     event: int
@@ -58,4 +58,6 @@ async def register_own_schemas(registry: Registry, topics: Topics) -> OwnSchemas
         delivery=await registry.register(f"{topics.deliveries}-value", own_schema("delivery.v1")),
         attempt=await registry.register(f"{topics.attempts}-value", own_schema("attempt.v1")),
         dead_letter=await registry.register(f"{topics.dead}-value", dead_letter_schema()),
+        endpoint_state=await registry.register(f"{topics.endpoints_state}-value", own_schema("endpoint_state.v1")),
+        operation=await registry.register(f"{topics.operations}-value", own_schema("operation.v1")),
     )

@@ -285,11 +285,21 @@ async def test_retry_after_is_handed_over_as_received(caller: Caller) -> None:
     assert [result.retry_after for result in results] == ["120", None, None]
 
 
+async def test_allowed_rate_is_handed_over_as_received(caller: Caller) -> None:
+    long = response(200, "webhook-allowed-rate: " + "1" * 200)
+    answers = (response(429, "WebHook-Allowed-Rate: 120"), response(200, "x-webhook-allowed-ra: 9"), long, OK)
+    async with serving(answering(*answers)) as server:
+        results = [await caller.post(server.url()) for _ in range(4)]
+    assert [result.allowed_rate for result in results] == ["120", None, "1" * 128, None]
+    assert server.connections == 1
+
+
 async def test_interim_responses_are_skipped(caller: Caller) -> None:
-    interim = b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nretry-after: 9\r\n\r\n"
+    early = b"HTTP/1.1 103 Early Hints\r\nretry-after: 9\r\nwebhook-allowed-rate: 9\r\n\r\n"
+    interim = b"HTTP/1.1 100 Continue\r\n\r\n" + early
     async with serving(answering(interim + OK)) as server:
         results = [await caller.post(server.url()) for _ in range(2)]
-    assert [(result.status, result.retry_after) for result in results] == [(200, None)] * 2
+    assert [(each.status, each.retry_after, each.allowed_rate) for each in results] == [(200, None, None)] * 2
     assert server.connections == 1
 
 

@@ -19,7 +19,16 @@ from schemas.errors import UndecodableError
 LONG = st.integers(-(2**63), 2**63 - 1)
 OWN = {
     name: codec.own_schema(name)
-    for name in ("attempt.v1", "delivery.v1", "event.v1", "event.v2", "subscription.v1", "subscription.v2")
+    for name in (
+        "attempt.v1",
+        "delivery.v1",
+        "endpoint_state.v1",
+        "event.v1",
+        "event.v2",
+        "operation.v1",
+        "subscription.v1",
+        "subscription.v2",
+    )
 } | {"dead_letter.v1": dead_letter_schema()}
 PARSED = {name: codec.parse_schema(text) for name, text in OWN.items()}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import orjson
@@ -136,7 +137,8 @@ def test_without_logical_types_values_stay_primitives() -> None:
 
 
 def test_every_own_schema_but_the_one_with_a_reference_stands_alone() -> None:
-    for name in ("attempt.v1", "delivery.v1", "event.v1", "event.v2", "subscription.v1", "subscription.v2"):
+    folder = Path(codec.__file__).parent / "avro"
+    for name in {file.stem for file in folder.glob("*.avsc")} - {"dead_letter.v1"}:
         codec.parse_schema(codec.own_schema(name))
 
 

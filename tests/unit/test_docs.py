@@ -191,6 +191,8 @@ def kind(avro: Any) -> str:
         ("Attempt", "attempt.v1"),
         ("DeadLetter", "dead_letter.v1"),
         ("Subscription", "subscription.v2"),
+        ("EndpointState", "endpoint_state.v1"),
+        ("Operation", "operation.v1"),
     ],
 )
 def test_records(heading: str, schema: str) -> None:

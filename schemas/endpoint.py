@@ -1,0 +1,93 @@
+"""The health of an endpoint as it survives restarts, and the operational events about it: values and their Avro.
+
+Both are written when an endpoint's health changes, not for every attempt, so fastavro codes them. This file does not
+decide when a circuit opens or an endpoint is disabled, and holds no URL: only a hash that tells whether it changed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Literal, TypeVar
+
+import msgspec
+
+from schemas import codec
+from schemas.errors import UndecodableError
+
+Circuit = Literal["closed", "open"]
+Kind = Literal["endpoint.disabled", "endpoint.enabled", "circuit.opened", "circuit.closed"]
+
+#: `disabled_reason` when the owner did it (`distributary endpoints disable`).
+OWNER = "owner"
+
+
+class EndpointState(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """What is known of an endpoint's health; field for field `schemas/avro/endpoint_state.v1.avsc`.
+
+    Times are milliseconds since the epoch; 0 for one that did not come. The defaults are a healthy endpoint. The state
+    is void when `url_hash` is not that of the subscription's URL. `writer` is a worker's name, empty for the owner.
+    """
+
+    subscription_id: str
+    circuit: Circuit = "closed"
+    opened_ms: int = 0
+    until_ms: int = 0
+    openings: int = 0
+    failing_since_ms: int = 0
+    disabled_ms: int = 0
+    disabled_reason: str = ""
+    url_hash: str = ""
+    changed_ms: int = 0
+    writer: str = ""
+
+
+class Operation(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """What happened to an endpoint, and when; field for field `schemas/avro/operation.v1.avsc`."""
+
+    kind: Kind
+    subscription_id: str
+    tenant: str = "default"
+    at_ms: int
+    reason: str = ""
+    detail: str = ""
+
+
+def url_hash(url: str) -> str:
+    """16 hexadecimal digits that tell one URL from another (BLAKE2b)."""
+    return hashlib.blake2b(url.encode(), digest_size=8).hexdigest()
+
+
+_STATE = codec.parse_schema(codec.own_schema("endpoint_state.v1"))
+_OPERATION = codec.parse_schema(codec.own_schema("operation.v1"))
+
+
+def encode_state(header: bytes, state: EndpointState) -> bytes:
+    """The framed value of endpoint_state.v1; `header` is that of `codec.wire_header`."""
+    return codec.encode(codec.wire_schema_id(header), _STATE, msgspec.structs.asdict(state))
+
+
+def decode_state(value: bytes | None) -> EndpointState:
+    """The state in a framed value that was written with endpoint_state.v1; UndecodableError when it was not."""
+    return _decode(value, _STATE, EndpointState)
+
+
+def encode_operation(header: bytes, operation: Operation) -> bytes:
+    """The framed value of operation.v1; `header` is that of `codec.wire_header`."""
+    return codec.encode(codec.wire_schema_id(header), _OPERATION, msgspec.structs.asdict(operation))
+
+
+def decode_operation(value: bytes | None) -> Operation:
+    """The operation in a framed value that was written with operation.v1; UndecodableError when it was not."""
+    return _decode(value, _OPERATION, Operation)
+
+
+T = TypeVar("T")
+
+
+def _decode(value: bytes | None, schema: codec.Schema, kind: type[T]) -> T:
+    codec.wire_schema_id(value)
+    assert value is not None  # wire_schema_id refuses it
+    try:
+        return msgspec.convert(codec.decode(value, schema), kind)
+    except msgspec.ValidationError as error:
+        raise UndecodableError("avro", str(error)) from None
