@@ -4,6 +4,7 @@
 after another and holds the read end of a pipe. When the pipe ends, because the owner closed it or died, the
 guardian stops the running command with its whole process group, removes a directory if it was asked to, and
 goes. So an orderly stop and a crash take the same path. On Linux the commands also die with the guardian.
+Signals for the command take the same pipe, a byte each: only the guardian knows whether the process is still its own.
 
 It restarts nothing and reads no output: that goes to the log file. Only the standard library is imported
 here, the guardian starts without site-packages. POSIX only.
@@ -42,6 +43,13 @@ class Guarded:
         assert report is not None
         readable, _, _ = select.select([report], [], [], 0)
         return bool(readable)
+
+    def signal(self, number: int) -> None:
+        """Send a signal to the running command, not to its group; to none when it has ended."""
+        orders = self._guardian.stdin
+        assert orders is not None
+        with contextlib.suppress(BrokenPipeError):  # the guardian was killed, and its command with it
+            os.write(orders.fileno(), bytes([number]))
 
 
 @contextlib.contextmanager
@@ -92,7 +100,7 @@ def main(argument: str) -> None:
             break
     with contextlib.suppress(BrokenPipeError):
         os.write(sys.stdout.fileno(), b"ended\n")
-    while not _owner_gone(order["owner"]):
+    while _orders(order["owner"]) is not None:
         pass
     if order["remove"]:
         shutil.rmtree(order["remove"], ignore_errors=True)
@@ -114,20 +122,26 @@ def _run(command: Sequence[str], log: Path, grace_seconds: float, owner: int, wo
             output.write(f"ERROR {command[0]} does not start: {error}\n".encode())
             return False
     while child.poll() is None:
-        if _owner_gone(owner, woken):
+        orders = _orders(owner, woken)
+        if orders is None:
             _stop(child, grace_seconds)
             return False
+        for number in orders:
+            child.send_signal(number)
     return child.returncode == 0
 
 
-def _owner_gone(owner: int, *wakers: int) -> bool:
-    """Wait for a sign of life or death, a second at most; True when the pipe ended or the parent changed."""
+def _orders(owner: int, *wakers: int) -> bytes | None:
+    """Wait for a sign of life or death, a second at most: the signals that the owner asks for; None when it has gone,
+    for the pipe ended or the parent changed."""
     stdin = sys.stdin.fileno()
     readable, _, _ = select.select([stdin, *wakers], [], [], PARENT_CHECK_SECONDS)
     for waker in wakers:
         if waker in readable:
             os.read(waker, 512)
-    return stdin in readable or os.getppid() != owner
+    if stdin in readable:
+        return os.read(stdin, 512) or None
+    return b"" if os.getppid() == owner else None
 
 
 def _stop(child: subprocess.Popen[bytes], grace_seconds: float) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -68,6 +69,32 @@ def test_a_command_that_does_not_start_is_in_the_log(tmp_path: Path) -> None:
     assert "missing does not start: " in log.read_text()
 
 
+def test_a_signal_goes_to_the_command(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    with guarded(python(WAIT), log=log) as commands:
+        up(log)
+        _, command = family(log)
+        commands.signal(signal.SIGSTOP)
+        eventually(lambda: command.status() == psutil.STATUS_STOPPED, message="it stands still")
+        commands.signal(signal.SIGCONT)
+        eventually(lambda: command.status() != psutil.STATUS_STOPPED, message="it goes on")
+        assert not commands.ended()
+        commands.signal(signal.SIGKILL)
+        eventually(commands.ended)
+        commands.signal(signal.SIGKILL)  # to nobody
+    eventually(lambda: gone([command]), message="it has gone")
+
+
+def test_a_command_that_stands_still_is_stopped_too(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    with guarded(python(WAIT), log=log, grace_seconds=0.2) as commands:
+        up(log)
+        processes = family(log)
+        commands.signal(signal.SIGSTOP)
+        eventually(lambda: processes[1].status() == psutil.STATUS_STOPPED, message="it stands still")
+    eventually(lambda: gone(processes), message="every process has gone")
+
+
 @pytest.mark.parametrize(("code", "ups"), [(WAIT, 1), (STUBBORN, 1), (WITH_CHILD, 2)])
 def test_leaving_the_block_stops_the_whole_group_and_removes_the_directory(tmp_path: Path, code: str, ups: int) -> None:
     home = tmp_path / "home"
@@ -109,4 +136,5 @@ def test_killing_the_guardian_takes_the_command_with_it(tmp_path: Path) -> None:
         guardian.kill()
         eventually(lambda: gone([command]), message="the command has gone")
         assert commands.ended()
+        commands.signal(signal.SIGKILL)  # to nobody
     assert not home.exists()
