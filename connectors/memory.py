@@ -12,9 +12,11 @@ from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 
+from connectors.endpoints import EndpointChanged
 from connectors.http_target import AnyRoute, FieldNames, Target, parse_target, render_fields, static_headers
 from connectors.subscriptions import Index, SubscriptionChanged
 from schemas import codec
+from schemas.endpoint import EndpointState
 from schemas.errors import (
     FencedError,
     RecordTooLargeError,
@@ -119,6 +121,37 @@ class MemoryTable:
         return len(self._index)
 
     def _tell(self, old: Subscription | None, new: Subscription | None) -> None:
+        if old != new:
+            for callback in self._callbacks:
+                callback(old, new)
+
+
+class MemoryEndpointTable:
+    """A table of endpoints' health that is written to directly."""
+
+    def __init__(self) -> None:
+        self._states: dict[str, EndpointState] = {}
+        self._callbacks: list[EndpointChanged] = []
+
+    def put(self, state: EndpointState) -> None:
+        """Add or replace."""
+        old = self.get(state.subscription_id)
+        self._states[state.subscription_id] = state
+        self._tell(old, state)
+
+    def delete(self, subscription_id: str) -> None:
+        """Take out; nothing happens when there is none."""
+        self._tell(self._states.pop(subscription_id, None), None)
+
+    def get(self, subscription_id: str) -> EndpointState | None:
+        """The state of this subscription's endpoint."""
+        return self._states.get(subscription_id)
+
+    def on_change(self, callback: EndpointChanged) -> None:
+        """See the port."""
+        self._callbacks.append(callback)
+
+    def _tell(self, old: EndpointState | None, new: EndpointState | None) -> None:
         if old != new:
             for callback in self._callbacks:
                 callback(old, new)

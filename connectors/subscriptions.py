@@ -1,48 +1,17 @@
-"""The subscriptions table: follows the compacted topic from its start and keeps every subscription in memory.
+"""The subscriptions table: every subscription of the compacted topic in memory, as of now.
 
-A thread of its own polls a consumer that is assigned, not subscribed, as Kafka Streams does for its global
-tables: no group, no rebalance, no commit. It decodes, and hands batches of changes to the event loop, where
-they are applied: what the loop's code sees changes only between two of its steps.
-
-This file does not match (the index does, which is passed in), does not write to Kafka (`on_bad` does), and
-does not notice partitions that are added to the topic while it runs: they need a restart.
+How the topic is followed is in `connectors/compacted.py`. This file does not match (the index does, which is passed
+in), and does not quarantine what is bad (`streams/subscription_check.py` does): it logs and counts it.
 """
 
 from __future__ import annotations
 
-import asyncio
-import concurrent.futures
-import contextlib
-import logging
-import threading
-from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol, TypeVar, cast
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
 
-from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, TopicPartition
-
-from schemas.errors import (
-    RegistryUnavailableError,
-    UndecodableError,
-    UnknownSchemaError,
-)
-from schemas.frame import Headers, Record
+from connectors.compacted import Follower, OnProgress
 from schemas.subscription import Subscription
 from schemas.subscription_codec import SubscriptionDecoder
-
-log = logging.getLogger(__name__)
-
-T = TypeVar("T")
-
-BATCH_RECORDS = 500
-#: What librdkafka fetches ahead; its default would double the memory of a table that catches up.
-PREFETCH_KIB_MAX = 8 * 1024
-POLL_SECONDS = 0.1
-REQUEST_SECONDS = 5.0
-STOP_SECONDS = 10.0
-RETRY_SECONDS_MIN, RETRY_SECONDS_MAX = 0.1, 5.0
-#: A topic created a moment ago may not be known to every broker yet.
-MISSING_ATTEMPTS = 3
 
 SubscriptionChanged = Callable[[Subscription | None, Subscription | None], None]
 
@@ -69,93 +38,11 @@ class Schemas(Protocol):
     async def schema(self, schema_id: int) -> str: ...
 
 
-class Coordinates(NamedTuple):
-    """Where a record stands."""
-
-    topic: str
-    partition: int
-    offset: int
-
-
-#: Keeps a bad record for people to look at: coordinates, key, value, headers, reason (one of `REASONS`), and
-#: a sentence without secrets. Called on the event loop, and awaited before the table goes on.
-OnBad = Callable[[Coordinates, bytes | None, bytes | None, Headers | None, str, str], Awaitable[None]]
-
-#: (offsets followed so far, offsets to follow until caught up); the first never exceeds the second.
-OnProgress = Callable[[int, int], None]
-
-
-class TableError(Exception):
-    """The table cannot be followed: one sentence with the next step."""
-
-
-class _Message(Record, Protocol):
-    def topic(self) -> str: ...
-    def partition(self) -> int: ...
-    def error(self) -> KafkaError | None: ...
-
-
-class _Bad(NamedTuple):
-    at: Coordinates
-    key: bytes | None
-    value: bytes | None
-    headers: Headers | None
-    reason: str
-    detail: str
-
-
-#: What a record asks for: to put this subscription, to remove the one with this id, or to be put aside.
-_Change = Subscription | str | _Bad
-
-
-class _StoppedError(Exception):
-    """`stop()` was called: the thread ends."""
-
-
-_MISSING = {KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC, KafkaError._UNKNOWN_PARTITION}
-_DENIED = {KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.CLUSTER_AUTHORIZATION_FAILED}
-_UNAUTHENTICATED = {KafkaError._AUTHENTICATION, KafkaError.SASL_AUTHENTICATION_FAILED}
-
-
-class _Trouble:
-    """What Kafka's errors mean for the table: wait, or give up."""
-
-    def __init__(self, topic: str) -> None:
-        self._topic = topic
-        self._missing = 0
-        self._logged: set[int] = set()
-
-    def refuse(self, error: KafkaError) -> None:
-        """TableError for what waiting does not change."""
-        if error.code() in _MISSING:
-            self._missing += 1
-            if self._missing >= MISSING_ATTEMPTS:
-                raise TableError(f"the topic {self._topic} does not exist; run `distributary topics apply`")
-        if error.code() in _DENIED:
-            raise TableError(f"Kafka denies access to the topic {self._topic}; grant this user DESCRIBE and READ")
-        if error.code() in _UNAUTHENTICATED:
-            raise TableError(f"Kafka refuses the credentials ({error.str()}); check the security settings")
-
-    def meet(self, error: KafkaError, *, starting: bool) -> None:
-        """An error while following: survived, and logged once until records arrive again."""
-        if starting:
-            self.refuse(error)
-        if error.code() not in self._logged:
-            self._logged.add(error.code())
-            log.warning("%s: %s; the table stays as it is until Kafka answers", self._topic, error.str())
-
-    def clear(self) -> None:
-        """Records arrive."""
-        self._logged.clear()
-
-
-class SubscriptionsTable:
+class SubscriptionsTable(Follower[Subscription]):
     """The `SubscriptionTable` port on a Kafka topic. For one event loop; `start` once, then `stop`.
 
-    `conf` is librdkafka's configuration of the connection. The value of a record is a framed Avro record,
-    resolved to our newest `Subscription` schema, or a JSON object; null deletes. A record that is bad leaves
-    what was in force in force, is logged and counted (`bad`), and goes to `on_bad`. Every start reads the
-    topic from its start, so it meets the same bad records again as long as they stand there.
+    The value of a record is a framed Avro record, resolved to our newest `Subscription` schema, or a JSON object;
+    null deletes. A record that is bad leaves what was in force in force.
     """
 
     def __init__(
@@ -165,30 +52,14 @@ class SubscriptionsTable:
         *,
         index: Index,
         schemas: Schemas,
-        on_bad: OnBad | None = None,
         on_progress: OnProgress | None = None,
     ) -> None:
-        #: How many records were bad, by reason.
-        self.bad: Counter[str] = Counter()
-        #: Whether `start` has returned, or is about to.
-        self.caught_up = False
-        self._conf = conf
-        self._topic = topic
+        super().__init__(
+            conf, topic, what="subscription", decode=self._decoded, apply=self._put_or_remove, on_progress=on_progress
+        )
         self._index = index
         self._schemas = schemas
-        self._on_bad = on_bad
-        self._on_progress = on_progress
-        self._callbacks: list[SubscriptionChanged] = []
         self._decoder = SubscriptionDecoder()
-        self._thread = threading.Thread(target=self._run, name=f"table {topic}", daemon=True)
-        self._stopping = threading.Event()
-        # One batch is applied while the next is decoded: a slow loop slows the thread.
-        self._applied = threading.Semaphore(1)
-        self._reporting: asyncio.Task[None] | None = None
-        # Written by the thread, read by the loop.
-        self._lags: dict[int, int] = {}
-
-    # --- the port -------------------------------------------------------------------------------------------
 
     def get(self, subscription_id: str) -> Subscription | None:
         """The subscription of this id."""
@@ -198,269 +69,16 @@ class SubscriptionsTable:
         """See the port."""
         return self._index.match(tenant, event_type)
 
-    def on_change(self, callback: SubscriptionChanged) -> None:
-        """See the port. A subscription written again as it was is no change."""
-        self._callbacks.append(callback)
-
     def __len__(self) -> int:
         return len(self._index)
 
-    # --- life -----------------------------------------------------------------------------------------------
+    def _decoded(self, key: bytes | None, value: bytes | None) -> Subscription | str:
+        """On the thread."""
+        wanted = self._decoder.wanted(value)
+        if wanted is not None:
+            schemas = self._schemas
+            self._decoder.learn(wanted, self.ask_loop(lambda: schemas.schema(wanted)))
+        return self._decoder.decode(key, value)
 
-    async def start(self) -> None:
-        """Follow the topic; returns when what it held at the time of the call is applied.
-
-        TableError when that cannot come by waiting: the topic is missing, or access is denied. While no
-        broker answers, it logs and goes on asking.
-        """
-        self._loop = asyncio.get_running_loop()
-        self._ready: asyncio.Future[None] = self._loop.create_future()
-        self._ended: asyncio.Future[None] = self._loop.create_future()
-        self._thread.start()
-        try:
-            await asyncio.wait([self._ready, self._ended], return_when=asyncio.FIRST_COMPLETED)
-            if not self.caught_up:
-                self._ended.result()
-        except BaseException:
-            await self.stop()
-            raise
-
-    async def stop(self) -> None:
-        """Stop following, within `STOP_SECONDS`; what was applied stays. Does nothing when it never started."""
-        self._stopping.set()
-        if self._thread.ident is None:
-            return
-        if self._reporting is not None:
-            self._reporting.cancel()
-            await asyncio.gather(self._reporting, return_exceptions=True)
-        await asyncio.to_thread(self._thread.join, STOP_SECONDS)
-        if self._thread.is_alive():
-            log.warning("the consumer of %s did not close in %g s; it is left behind", self._topic, STOP_SECONDS)
-
-    async def wait(self) -> None:
-        """Returns after `stop`; raises what made the table stop following by itself, a defect or a TableError."""
-        await asyncio.shield(self._ended)
-
-    def lag(self) -> int:
-        """How many offsets the table is behind the topic, as of the last batch; 0 until Kafka first answers."""
-        return sum(list(self._lags.values()))
-
-    # --- on the event loop ----------------------------------------------------------------------------------
-
-    def _apply(self, changes: list[_Change], progress: tuple[int, int] | None, caught_up: bool) -> None:
-        if self._stopping.is_set():
-            return
-        bad = []
-        for change in changes:
-            match change:
-                case Subscription():
-                    self._tell(self._index.put(change), change)
-                case str():
-                    self._tell(self._index.remove(change), None)
-                case _Bad():
-                    bad.append(change)
-        if bad:
-            self._reporting = self._loop.create_task(self._report(bad, progress, caught_up))
-        else:
-            self._done(progress, caught_up)
-
-    async def _report(self, bad: list[_Bad], progress: tuple[int, int] | None, caught_up: bool) -> None:
-        """All of a batch at once, so that they can share a transaction."""
-        for one in bad:
-            self.bad[one.reason] += 1
-            log.error("%s[%d] offset %d is no subscription, and changes none: %s (%s)", *one.at, one.detail, one.reason)
-        if self._on_bad is not None:
-            await asyncio.gather(*(self._put_aside(self._on_bad, one) for one in bad))
-        self._done(progress, caught_up)
-
-    async def _put_aside(self, on_bad: OnBad, bad: _Bad) -> None:
-        try:
-            await on_bad(*bad)
-        except Exception as error:  # noqa: BLE001 - the record still stands in the topic; the table must go on
-            log.error("%s[%d] offset %d could not be quarantined: %s", *bad.at, error)
-
-    def _done(self, progress: tuple[int, int] | None, caught_up: bool) -> None:
-        if caught_up:
-            self.caught_up = True
-            self._ready.set_result(None)
-        self._applied.release()
-        if progress is not None and self._on_progress is not None:
-            self._on_progress(*progress)
-
-    def _tell(self, old: Subscription | None, new: Subscription | None) -> None:
-        if old == new:
-            return
-        for callback in self._callbacks:
-            try:
-                callback(old, new)
-            except Exception:  # a listener's defect must not make the table miss changes
-                log.exception("a listener of %s failed", self._topic)
-
-    def _end(self, error: BaseException | None) -> None:
-        if error is None:
-            self._ended.set_result(None)
-            return
-        self._ended.set_exception(error)
-        self._ended.exception()  # seen: `start` or `wait` raise it, if anyone asks
-        if self.caught_up:
-            log.error("%s is not followed any more: %s", self._topic, error)
-
-    # --- in the thread --------------------------------------------------------------------------------------
-
-    def _run(self) -> None:
-        error: BaseException | None = None
-        try:
-            self._follow()
-        except _StoppedError:
-            pass
-        except BaseException as defect:  # noqa: BLE001 - raised again by `start` or `wait`
-            error = defect
-        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody is left to tell
-            self._loop.call_soon_threadsafe(self._end, error)
-
-    def _follow(self) -> None:
-        errors: list[KafkaError] = []
-        consumer = self._consumer(errors)
-        trouble = _Trouble(self._topic)
-        try:
-            ends = self._ask(lambda: self._ends(consumer, errors, trouble))
-            self._lags = {partition: high - low for partition, (low, high) in ends.items()}
-            positions = {partition: low for partition, (low, _) in ends.items()}
-            behind = {partition: high for partition, (low, high) in ends.items() if high > low}
-            total = sum(self._lags.values())
-            consumer.assign([TopicPartition(self._topic, p, OFFSET_BEGINNING) for p in ends])
-            if not behind:
-                self._hand_over([], (0, 0), caught_up=True)
-            while True:
-                messages = cast(list[_Message], consumer.consume(BATCH_RECORDS, POLL_SECONDS))
-                self._check_stopping()
-                changes, ended = self._take(messages, positions, errors)
-                for error in errors:
-                    trouble.meet(error, starting=bool(behind))
-                errors.clear()
-                if not changes and not ended:
-                    continue
-                trouble.clear()
-                self._measure(consumer, positions, ended)
-                was_behind = bool(behind)
-                behind = {p: end for p, end in behind.items() if positions[p] < end and p not in ended}
-                left = sum(end - positions[p] for p, end in behind.items())
-                progress = (total - left, total) if was_behind else None
-                if changes or was_behind:
-                    self._hand_over(changes, progress, caught_up=was_behind and not behind)
-        finally:
-            consumer.close()
-
-    def _consumer(self, errors: list[KafkaError]) -> Consumer:
-        try:
-            return Consumer(
-                {
-                    "queued.max.messages.kbytes": PREFETCH_KIB_MAX,
-                    "fetch.queue.backoff.ms": 10,  # or it pauses for a second whenever it has fetched that
-                    **self._conf,
-                    "group.id": "distributary-table",  # required, and unused: no subscription, no commit
-                    "enable.auto.commit": False,
-                    "enable.auto.offset.store": False,
-                    "enable.partition.eof": True,
-                    "isolation.level": "read_committed",
-                    "auto.offset.reset": "earliest",
-                    "error_cb": errors.append,
-                }
-            )
-        except KafkaException as error:
-            raise TableError(f"the Kafka settings are wrong: {error.args[0].str()}; correct them") from None
-
-    def _ends(self, consumer: Consumer, errors: list[KafkaError], trouble: _Trouble) -> dict[int, tuple[int, int]]:
-        """(first, next) offset of every partition as of now; TableError, or KafkaException to try again."""
-        try:
-            topic = consumer.list_topics(self._topic, REQUEST_SECONDS).topics[self._topic]
-            if topic.error is not None:
-                raise KafkaException(topic.error)
-            # For a read_committed consumer, the end is that of what is committed: no open transaction is
-            # waited for.
-            return {
-                p: consumer.get_watermark_offsets(TopicPartition(self._topic, p), REQUEST_SECONDS)
-                for p in topic.partitions
-            }
-        except KafkaException as error:
-            consumer.poll(0)  # lets librdkafka say why: `error_cb`
-            for cause in [*errors, error.args[0]]:
-                trouble.refuse(cause)
-            errors.clear()
-            raise
-
-    def _take(
-        self, messages: list[_Message], positions: dict[int, int], errors: list[KafkaError]
-    ) -> tuple[list[_Change], set[int]]:
-        """The changes that the messages ask for, and the partitions that are at their end after them."""
-        changes: list[_Change] = []
-        ended: set[int] = set()
-        for message in messages:
-            error, partition = message.error(), message.partition()
-            if error is None:
-                changes.append(self._change(message))
-                positions[partition] = message.offset() + 1
-                ended.discard(partition)
-            elif error.code() == KafkaError._PARTITION_EOF:
-                positions[partition] = message.offset()
-                ended.add(partition)
-            else:
-                errors.append(error)
-        return changes, ended
-
-    def _change(self, message: _Message) -> _Change:
-        key, value = message.key(), message.value()
-        try:
-            wanted = self._decoder.wanted(value)
-            if wanted is not None:
-                self._decoder.learn(wanted, self._schema(wanted))
-            return self._decoder.decode(key, value)
-        except UndecodableError as error:
-            reason, detail = error.reason, error.detail
-        except UnknownSchemaError as error:
-            reason, detail = "unknown_schema", str(error)
-        at = Coordinates(message.topic(), message.partition(), message.offset())
-        return _Bad(at, key, value, message.headers(), reason, detail)
-
-    def _measure(self, consumer: Consumer, positions: dict[int, int], ended: set[int]) -> None:
-        for partition, position in positions.items():
-            _, high = consumer.get_watermark_offsets(TopicPartition(self._topic, partition), cached=True)
-            # Between the end of what is committed and the high watermark is nothing that could be read.
-            self._lags[partition] = 0 if partition in ended else max(0, high - position)
-
-    def _hand_over(self, changes: list[_Change], progress: tuple[int, int] | None, *, caught_up: bool) -> None:
-        while not self._applied.acquire(timeout=POLL_SECONDS):
-            self._check_stopping()
-        self._loop.call_soon_threadsafe(self._apply, changes, progress, caught_up)
-
-    def _schema(self, schema_id: int) -> str:
-        """The registry's answer, which comes from the loop. UnknownSchemaError."""
-
-        def ask() -> str:
-            answer = asyncio.run_coroutine_threadsafe(self._schemas.schema(schema_id), self._loop)
-            while not concurrent.futures.wait([answer], POLL_SECONDS).done:
-                if self._stopping.is_set():
-                    answer.cancel()
-                    raise _StoppedError
-            return answer.result()
-
-        return self._ask(ask)
-
-    def _ask(self, question: Callable[[], T]) -> T:
-        """Ask Kafka or the registry until there is an answer, more and more seldom."""
-        delay = RETRY_SECONDS_MIN
-        while True:
-            self._check_stopping()
-            try:
-                return question()
-            except RegistryUnavailableError as error:
-                reason = str(error)
-            except KafkaException as error:
-                reason = error.args[0].str()
-            log.warning("%s: %s; trying again", self._topic, reason)
-            self._stopping.wait(delay)
-            delay = min(2 * delay, RETRY_SECONDS_MAX)
-
-    def _check_stopping(self) -> None:
-        if self._stopping.is_set():
-            raise _StoppedError
+    def _put_or_remove(self, change: Subscription | str) -> Subscription | None:
+        return self._index.remove(change) if isinstance(change, str) else self._index.put(change)

@@ -21,9 +21,10 @@ from connectors.address_guard import AddressGuard
 from connectors.admin import ClusterError, check_topics
 from connectors.aiohttp_sender import AiohttpSender
 from connectors.clock import SystemClock
+from connectors.compacted import TableError
 from connectors.http_sender import HttpSender
 from connectors.publisher import TransactionalPublisher
-from connectors.subscriptions import SubscriptionsTable, TableError
+from connectors.subscriptions import SubscriptionsTable
 from schemas.errors import FencedError, RecordTooLargeError, RegistryUnavailableError
 from schemas.topics import Topics
 from streams.agents import Handler, frame_agent

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
+from schemas.endpoint import EndpointState
 from schemas.frame import Out
 from schemas.post import PostDone
 from schemas.subscription import Subscription
@@ -67,6 +68,18 @@ class SubscriptionTable(Protocol):
     def on_change(self, callback: SubscriptionChanged) -> None: ...
 
     def __len__(self) -> int: ...
+
+
+#: Called with (old, new) after the table took a change; None stands for absent.
+EndpointChanged = Callable[[EndpointState | None, EndpointState | None], None]
+
+
+class EndpointTable(Protocol):
+    """The health of all endpoints, as it was last written; an endpoint that never failed has none."""
+
+    def get(self, subscription_id: str) -> EndpointState | None: ...
+
+    def on_change(self, callback: EndpointChanged) -> None: ...
 
 
 class Registry(Protocol):

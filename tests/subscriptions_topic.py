@@ -8,7 +8,7 @@ from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient, NewTopic
 
 from connectors.memory import MemoryRegistry
-from connectors.subscriptions import Coordinates, OnBad, SubscriptionsTable
+from connectors.subscriptions import SubscriptionsTable
 from schemas import codec
 from schemas.frame import Headers
 from schemas.subscription import Subscription, checked, subscription_to_json
@@ -31,31 +31,12 @@ def fields_of(subscription: Subscription) -> dict[str, Any]:
     }
 
 
-class Bad:
-    """An `on_bad` that keeps what it is given."""
-
-    def __init__(self) -> None:
-        self.seen: list[tuple[Coordinates, bytes | None, bytes | None, Headers | None, str, str]] = []
-
-    async def __call__(
-        self,
-        at: Coordinates,
-        key: bytes | None,
-        value: bytes | None,
-        headers: Headers | None,
-        reason: str,
-        detail: str,
-    ) -> None:
-        self.seen.append((at, key, value, headers, reason, detail))
-
-
-class SubscriptionsTopic:
-    """The topic; writing returns when the broker has it."""
+class CompactedTopic:
+    """A topic; writing returns when the broker has it."""
 
     def __init__(self, bootstrap: str, name: str, *, partitions: int = 1, cleanup: str = "compact") -> None:
         self.conf: dict[str, Any] = {"bootstrap.servers": bootstrap}
         self.name = name
-        self.registry = MemoryRegistry()
         self._producer = Producer(self.conf)
         topic = NewTopic(name, partitions, 1, config={"cleanup.policy": cleanup})
         admin = AdminClient(self.conf)  # held until it has answered
@@ -67,6 +48,14 @@ class SubscriptionsTopic:
         """One record as it is."""
         self._producer.produce(self.name, value, key, partition=partition, headers=list(headers or []))
         assert self._producer.flush(10) == 0
+
+
+class SubscriptionsTopic(CompactedTopic):
+    """One of subscriptions."""
+
+    def __init__(self, bootstrap: str, name: str, **options: Any) -> None:
+        super().__init__(bootstrap, name, **options)
+        self.registry = MemoryRegistry()
 
     def write_all(self, subscriptions: list[Subscription]) -> None:
         """Many at once, as JSON."""
@@ -86,9 +75,7 @@ class SubscriptionsTopic:
         schema_id = await self.registry.register("subscriptions-value", text)
         self.write(subscription.id, codec.encode(schema_id, codec.parse_schema(text), fields_of(subscription)))
 
-    def table(
-        self, on_bad: OnBad | None = None, *, conf: dict[str, Any] | None = None, **options: Any
-    ) -> SubscriptionsTable:
+    def table(self, *, conf: dict[str, Any] | None = None, **options: Any) -> SubscriptionsTable:
         """A table that follows it; `stop` it."""
-        parts: dict[str, Any] = {"index": MatchIndex(), "schemas": self.registry, "on_bad": on_bad or Bad()}
+        parts: dict[str, Any] = {"index": MatchIndex(), "schemas": self.registry}
         return SubscriptionsTable(self.conf | (conf or {}), self.name, **parts | options)

@@ -18,10 +18,10 @@ import typer
 import uvloop
 from confluent_kafka import KafkaException
 
+from connectors.compacted import TableError
 from connectors.group_offsets import ReplayError
 from connectors.local_kafka import KafkaUnavailable
 from connectors.receiver import StandardWebhooksMissing
-from connectors.subscriptions import TableError
 from schemas.errors import (
     FencedError,
     InvalidSubscriptionError,

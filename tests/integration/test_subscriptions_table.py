@@ -6,20 +6,20 @@ import asyncio
 import logging
 import socket
 import struct
-from typing import Any
 
 import orjson
 import pytest
 from confluent_kafka import KafkaError, Producer
 
+from connectors.compacted import BATCH_RECORDS, TableError, _Trouble
 from connectors.local_kafka import Cluster
-from connectors.subscriptions import BATCH_RECORDS, SubscriptionsTable, TableError, _Trouble
+from connectors.subscriptions import SubscriptionsTable
 from schemas import codec
 from schemas.subscription import STANDARD_RETRY_SCHEDULE_MS, Subscription, subscription_to_json
 from schemas.subscription_codec import REASONS
 from streams.core.match import MatchIndex
-from tests.helpers import eventually_async
-from tests.subscriptions_topic import SECRET, Bad, SubscriptionsTopic, fields_of, sub
+from tests.helpers import eventually, eventually_async
+from tests.subscriptions_topic import SECRET, SubscriptionsTopic, fields_of, sub
 
 OWN = codec.own_schema("subscription.v2")
 
@@ -99,7 +99,7 @@ class Texts:
         return self.texts[f"s{schema_id}"]
 
 
-async def test_bad_records_are_put_aside_and_change_nothing(
+async def test_bad_records_are_logged_and_counted_and_change_nothing(
     kafka: Cluster, prefix: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     # Not compacted, since a compacted topic takes no record without a key.
@@ -109,7 +109,7 @@ async def test_bad_records_are_put_aside_and_change_nothing(
     framed = codec.encode(1, codec.parse_schema(OWN), fields_of(good))
     topic.registry._texts.append("{")  # id 2: a text that never was a schema
     bad: list[tuple[bytes | None, bytes | None, str]] = [
-        (b"a", framed[:-4], "truncated"),
+        (b"a", framed[:20], "truncated"),
         (b"a", b"", "truncated"),
         (b"a", framed + b"x", "avro"),
         (b"a", codec.wire_header(7) + framed[5:], "unknown_schema"),
@@ -125,38 +125,19 @@ async def test_bad_records_are_put_aside_and_change_nothing(
     ]
     assert {reason for _, _, reason in bad} == REASONS
     for key, value, _ in bad:
-        topic.write(key, value, headers=[("from", b"test")])
+        topic.write(key, value)
     topic.write(b"\xff", None)  # deletes what cannot be there
-    seen = Bad()
-    table = topic.table(seen)
+    table = topic.table()
     with caplog.at_level(logging.ERROR):
         await table.start()
     await table.stop()
-    assert [(at.offset, key, value, reason) for at, key, value, _, reason, _ in seen.seen] == [
-        (offset, *expected) for offset, expected in enumerate(bad, 1)
-    ]
-    assert {(at.topic, at.partition) for at, *_ in seen.seen} == {(topic.name, 0)}
-    assert all(headers == [("from", b"test")] for *_, headers, _, _ in seen.seen)
     assert (len(table), table.get("a")) == (1, good)
     assert table.bad == {reason: [r for *_, r in bad].count(reason) for reason in REASONS}
-    assert [f"offset {n} is no subscription" in caplog.messages[n - 1] for n in range(1, 14)] == [True] * 13
-    assert len(caplog.messages) == 13
+    assert len(caplog.messages) == len(bad)
+    for offset, (message, (_, _, reason)) in enumerate(zip(caplog.messages, bad, strict=True), 1):
+        assert message.startswith(f"{topic.name}[0] offset {offset} is no subscription, and changes none: ")
+        assert message.endswith(f" ({reason})")
     assert SECRET not in caplog.text
-
-
-async def test_a_record_that_cannot_be_put_aside_does_not_stop_the_table(
-    topic: SubscriptionsTopic, caplog: pytest.LogCaptureFixture
-) -> None:
-    async def refuse(*_: Any) -> None:
-        raise OSError("no room")
-
-    topic.write("a", b"?")
-    topic.put(sub("b"))
-    table = topic.table(refuse)
-    await table.start()
-    assert (table.get("b"), table.bad) == (sub("b"), {"truncated": 1})
-    assert "offset 0 could not be quarantined: no room" in caplog.text
-    await table.stop()
 
 
 async def test_while_the_registry_is_out_of_reach_the_table_waits(
@@ -164,14 +145,13 @@ async def test_while_the_registry_is_out_of_reach_the_table_waits(
 ) -> None:
     await topic.put_avro(sub("a"))
     topic.registry.available = False
-    seen = Bad()
-    table = topic.table(seen)
+    table = topic.table()
     starting = asyncio.create_task(table.start())
     await eventually_async(lambda: caplog.text.count("out of reach; trying again") >= 2)
     assert not table.caught_up
     topic.registry.available = True
     await starting
-    assert (table.get("a"), seen.seen) == (sub("a"), [])
+    assert (table.get("a"), table.bad) == (sub("a"), {})
     await table.stop()
 
 
@@ -198,44 +178,48 @@ async def test_it_can_be_stopped_while_the_registry_does_not_answer(topic: Subsc
     assert not table._thread.is_alive()
 
 
-async def test_a_slow_quarantine_slows_the_table_and_bounds_what_waits(topic: SubscriptionsTopic) -> None:
-    go_on = asyncio.Event()
-
-    async def slow(*_: Any) -> None:
-        await go_on.wait()
-
+async def test_a_slow_loop_slows_the_table_and_bounds_what_waits(topic: SubscriptionsTopic) -> None:
     count = 8 * BATCH_RECORDS
-    topic.write("bad", b"?")
     topic.write_all([sub(f"s{n}") for n in range(count)])
-    table = topic.table(slow)
-    starting = asyncio.create_task(table.start())
-    # One batch is applied and waits for its bad record, the next is decoded; the rest stays in Kafka.
-    await eventually_async(lambda: len(table) > 0 and table.lag() < count)
-    assert len(table) <= BATCH_RECORDS
-    assert table.lag() >= count - 2 * BATCH_RECORDS
-    assert not starting.done()
-    go_on.set()
-    await starting
-    assert (len(table), table.lag()) == (count, 0)
+    table = topic.table()
+    decoded, applied, ahead_max = 0, 0, 0
+    decode = table._decode
+
+    def counting(key: bytes | None, value: bytes | None) -> Subscription | str:
+        nonlocal decoded
+        decoded += 1
+        return decode(key, value)
+
+    def slow(old: Subscription | None, new: Subscription | None) -> None:
+        nonlocal applied, ahead_max
+        if applied == 0:  # the next batch is decoded while the loop is busy with this one; then the thread waits
+            eventually(lambda: decoded >= 2 * BATCH_RECORDS)
+        applied += 1
+        ahead_max = max(ahead_max, decoded - applied)
+
+    table._decode = counting
+    table.on_change(slow)
+    await table.start()
+    assert (len(table), applied, table.lag()) == (count, count, 0)
+    assert BATCH_RECORDS <= ahead_max < 2 * BATCH_RECORDS
     await table.stop()
 
 
-async def test_it_can_be_stopped_while_a_record_is_put_aside(topic: SubscriptionsTopic) -> None:
-    called = asyncio.Event()
+async def test_it_can_be_stopped_while_the_loop_is_behind(topic: SubscriptionsTopic) -> None:
+    stopping: list[asyncio.Task[None]] = []
 
-    async def never(*_: Any) -> None:
-        called.set()
-        await asyncio.Event().wait()
+    def stop(old: Subscription | None, new: Subscription | None) -> None:
+        if not stopping:
+            stopping.append(asyncio.create_task(table.stop()))
 
-    topic.write("a", b"?")
     topic.write_all([sub(f"s{n}") for n in range(4 * BATCH_RECORDS)])
-    table = topic.table(never)
-    starting = asyncio.create_task(table.start())
-    await called.wait()
-    await table.stop()
+    table = topic.table()
+    table.on_change(stop)
+    await table.start()
+    await stopping[0]
     assert not table._thread.is_alive()
-    await starting
     assert not table.caught_up
+    await table.wait()
 
 
 async def test_a_listener_that_fails_does_not_make_others_miss_changes(
@@ -294,7 +278,6 @@ async def test_a_missing_topic_is_one_sentence_with_the_next_step(kafka: Cluster
         f"{prefix}nowhere",
         index=MatchIndex(),
         schemas=Texts(),
-        on_bad=Bad(),
     )
     with pytest.raises(TableError, match=r"nowhere does not exist; run `distributary topics apply`"):
         await table.start()
