@@ -6,7 +6,7 @@ import os
 import platform
 import sys
 
-from bench import agent_events, deliveries, fan_out, harness, latency, table
+from bench import agent_events, backlog, deliveries, fan_out, hang, harness, latency, neighbour, rebalance, table
 from connectors.local_kafka import KafkaUnavailable, kafka_cluster
 
 #: What can be asked for, and the measurement that prints it.
@@ -19,6 +19,14 @@ FIGURES = {
     "catch_up_100k": table.main,
     "memory_100k": table.main,
     "match_cost_100k": table.main,
+    "neighbour_p99": neighbour.p99,
+    "neighbour_rate": neighbour.rate,
+    "hang_rate": hang.main,
+    "hang_p50": hang.main,
+    "hang_p99": hang.main,
+    "backlog_rate": backlog.main,
+    "backlog_memory": backlog.main,
+    "rebalance_pause": rebalance.main,
 }
 
 

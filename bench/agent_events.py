@@ -6,50 +6,32 @@ import asyncio
 import os
 from typing import Any
 
-import faust
-
 from bench import harness
-from bench.harness import cpu_s, report
+from bench.harness import Meter, report
+from bench.stock import STREAM_BUFFER, run_agent
 from connectors import frames
 
 EVENTS = 600_000
 STOCK_EVENTS = 15_000
 VALUE_BYTES = 300
-WARM_PART = 0.2
 
 
 async def count(bootstrap: str, topic: str, scheme: str, events: int) -> None:
     """A role: reports events a CPU second, from the first fifth on."""
-    url: Any = frames.urls(bootstrap) if scheme == "frames" else f"kafka://{bootstrap}"
-    app = faust.App(
-        f"bench-{os.getpid()}",
-        broker=url,
-        key_serializer="raw",
-        value_serializer="raw",
-        store="memory://",
-        topic_disable_leader=True,
-        web_enabled=False,
-        consumer_auto_offset_reset="earliest",
-        stream_wait_empty=False,
-        autodiscover=False,
-        stream_buffer_maxsize=4 if scheme == "frames" else 4096,  # frames; Faust's default is of messages
-    )
+    framed = scheme == "frames"
     done = asyncio.Event()
-    seen, started_at, started = 0, 0.0, 0
+    meter = Meter(events)
 
-    @app.agent(app.topic(topic))
-    async def agent(stream: Any) -> None:
-        nonlocal seen, started_at, started
+    async def process(_: Any, stream: Any) -> None:
+        seen = 0
         async for value in stream:
-            seen += len(value.records) if scheme == "frames" else 1
-            if not started and seen >= events * WARM_PART:
-                started, started_at = seen, cpu_s()
-            if seen >= events:
+            seen += len(value.records) if framed else 1
+            if meter.see(seen):
                 done.set()
 
-    await app.start()
-    await done.wait()
-    report((seen - started) / (cpu_s() - started_at))
+    broker: Any = frames.urls(bootstrap) if framed else f"kafka://{bootstrap}"
+    await run_agent(broker, topic, process, done, stream_buffer=4 if framed else STREAM_BUFFER)
+    report(meter.per_cpu_s())
 
 
 def main(bootstrap: str) -> None:

@@ -11,13 +11,14 @@ import contextlib
 import importlib
 import inspect
 import json
+import math
 import os
 import subprocess
 import sys
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from typing import Any
 
 import uvloop
@@ -27,6 +28,7 @@ from confluent_kafka.admin import AdminClient, NewTopic
 from schemas.topics import Topics
 
 ROLE_TIMEOUT_S = 240
+WARM_PART = 0.2  # of the work, before measuring starts
 
 
 def cpu_s() -> float:
@@ -34,17 +36,37 @@ def cpu_s() -> float:
     return time.process_time()
 
 
+class Meter:
+    """What this process makes a CPU second, from the first fifth of `total` on."""
+
+    def __init__(self, total: int) -> None:
+        self._total = total
+        self._seen = self._first = 0
+        self._started = 0.0
+
+    def see(self, seen: int) -> bool:
+        """How many there are by now; whether that is all."""
+        self._seen = seen
+        if not self._first and seen >= self._total * WARM_PART:
+            self._first, self._started = seen, cpu_s()
+        return seen >= self._total
+
+    def per_cpu_s(self) -> float:
+        """Of what came after the first fifth, up to now."""
+        return (self._seen - self._first) / (cpu_s() - self._started)
+
+
 class Role:
     """A role in its own process. `line()` reads what it reports; leaving the context ends it."""
 
-    def __init__(self, function: str, **arguments: Any) -> None:
+    def __init__(self, function: str, timeout_s: float = ROLE_TIMEOUT_S, **arguments: Any) -> None:
         self._process = subprocess.Popen(
             [sys.executable, "-m", "bench.harness", function, json.dumps(arguments)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
         )
-        self._deadline = threading.Timer(ROLE_TIMEOUT_S, self._process.kill)
+        self._deadline = threading.Timer(timeout_s, self._process.kill)
         self._deadline.start()
 
     def line(self) -> Any:
@@ -54,6 +76,11 @@ class Role:
         if not text:
             raise RuntimeError("a bench role ended early; its error stands above")
         return json.loads(text)
+
+    def stop(self) -> Any:
+        """Ask it to stop in order; what it reports then."""
+        self._process.terminate()
+        return self.line()
 
     def end(self) -> None:
         """End the process."""
@@ -66,9 +93,9 @@ class Role:
 
 
 @contextlib.contextmanager
-def role(function: str, **arguments: Any) -> Iterator[Role]:
+def role(function: str, timeout_s: float = ROLE_TIMEOUT_S, **arguments: Any) -> Iterator[Role]:
     """A running role."""
-    running = Role(function, **arguments)
+    running = Role(function, timeout_s, **arguments)
     try:
         yield running
     finally:
@@ -91,6 +118,21 @@ def show(name: str, value: float, unit: str, *, ratio: float | None = None, vs: 
     shown = f"{value:,.0f}".replace(",", "") if value >= 100 else f"{value:.2f}"
     tail = f" ratio={ratio:.2f} vs={vs}" if ratio is not None else ""
     print(f"bench {name} {shown} {unit}{tail}", flush=True)
+
+
+def quantile(values: Iterable[float], part: float) -> float:
+    """The smallest of the values that at least this part of them do not exceed (nearest rank)."""
+    ordered = sorted(values)
+    return ordered[math.ceil(len(ordered) * part) - 1]
+
+
+def drain_rate(arrivals: list[float], total: int, ended: float) -> float:
+    """A second of the clock, from the first fifth of `total` to the last one; when some did not come, what came until
+    `ended`. Times ascend."""
+    first = int(total * WARM_PART)
+    if len(arrivals) <= first:
+        return 0.0
+    return (len(arrivals) - first) / ((arrivals[-1] if len(arrivals) >= total else ended) - arrivals[first])
 
 
 def note(text: str) -> None:
@@ -116,6 +158,11 @@ def create(bootstrap: str, wanted: list[tuple[str, int, dict[str, str]]]) -> Non
         future.result()
 
 
+def prompt(bootstrap: str) -> Producer:
+    """A producer that sends at once."""
+    return Producer({"bootstrap.servers": bootstrap, "linger.ms": 0, "partitioner": "murmur2_random"})
+
+
 def filler(bootstrap: str) -> Producer:
     """A producer for filling topics."""
     return Producer(
@@ -128,6 +175,14 @@ def filler(bootstrap: str) -> Producer:
             "partitioner": "murmur2_random",
         }
     )
+
+
+async def paced(rate: float, count: int) -> AsyncIterator[int]:
+    """0, 1, 2, ... up to `count`, so many a second; one that is late does not put off the next."""
+    begun = time.monotonic()
+    for number in range(count):
+        await asyncio.sleep(max(0.0, begun + number / rate - time.monotonic()))
+        yield number
 
 
 async def until(reached: Callable[[], bool]) -> None:

@@ -3,85 +3,56 @@ second."""
 
 from __future__ import annotations
 
-import asyncio
-import math
 import time
-import urllib.request
 
 import uvloop
-from confluent_kafka import Producer
 
 from bench import harness
-from bench.fan_out import DATA, settings, subscriptions
-from bench.harness import report
-from schemas.event import Event, encode_event
+from bench.sink import sink, wait_until
+from bench.world import World, event, make_world, subscription
 from schemas.ids import delivery_id
-from schemas.subscription import subscription_to_json
-from streams.app import Worker
-from streams.wiring import make_registry, register_own_schemas
 
 RATE = 200
 SECONDS = 15
 WARM_SECONDS = 3
+GRACE_S = 30.0  # for what is still on its way after the last event
 
 
-async def engine(bootstrap: str, prefix: str, partitions: int, part: str) -> None:
-    """A role: one worker with one role; reports when it is ready."""
-    worker = Worker(settings(bootstrap, prefix, partitions), [part], on_ready=lambda: report("ready"))  # type: ignore[list-item]
-    await worker.run(asyncio.Event())
-
-
-async def _send(bootstrap: str, topic: str, schema_id: int) -> dict[str, float]:
-    """Events at an even rate; when each was handed over."""
-    producer = Producer({"bootstrap.servers": bootstrap, "linger.ms": 0})
+async def send(world: World, rate: float, count: int, skip: int = 0) -> dict[str, float]:
+    """Events at an even rate; when each after the first `skip` was handed over, by its id."""
+    producer = harness.prompt(world.bootstrap)
     sent: dict[str, float] = {}
-    begun = time.monotonic()
-    for number in range(RATE * (WARM_SECONDS + SECONDS)):
-        await asyncio.sleep(max(0.0, begun + number / RATE - time.monotonic()))
-        event_id = f"evt_{number:020d}"
-        value = encode_event(schema_id, Event(event_id, "order.created", "default", 1_700_000_000_000, DATA, event_id))
-        if number >= RATE * WARM_SECONDS:
-            sent[event_id] = time.monotonic()
-        producer.produce(topic, value, event_id.encode())
+    async for number in harness.paced(rate, count):
+        one = event(number)
+        value = world.event_value(one)
+        if number >= skip:
+            sent[one.id] = time.monotonic()
+        producer.produce(world.topics.events, value, one.id.encode())
         producer.poll(0)
-    await asyncio.to_thread(producer.flush)
+    producer.flush()
     return sent
 
 
-def main(bootstrap: str) -> None:
-    """One fan-out worker, one delivery worker, one sink; all share the machine's cores, as the printed note says."""
-    partitions = 4
-    with harness.role("bench.sink:serve", remember=True) as sink:
-        port = sink.line()
-        topics = harness.new_topics(bootstrap, partitions)
-        schema_ids = asyncio.run(
-            register_own_schemas(make_registry(settings(bootstrap, topics.prefix, partitions)), topics)
-        )
-        producer = harness.filler(bootstrap)
-        (subscription,) = subscriptions(f"http://127.0.0.1:{port}/hook", 1)
-        producer.produce(topics.subscriptions, subscription_to_json(subscription), subscription.id)
-        producer.flush()
-        common = {"bootstrap": bootstrap, "prefix": topics.prefix, "partitions": partitions}
+def measure(bootstrap: str) -> list[float]:
+    """Milliseconds of each event, with one fan-out worker, one delivery worker and one sink."""
+    with sink(keep="ids") as endpoints:
+        world = make_world(bootstrap, 4, [subscription(0, endpoints.url("/ok"))])
         with (
-            harness.role("bench.latency:engine", part="fan-out", **common) as fan_out,
-            harness.role("bench.latency:engine", part="delivery", **common) as delivery,
+            harness.role("bench.world:worker", part="fan-out", **world.arguments) as fan_out,
+            harness.role("bench.world:worker", part="delivery", **world.arguments) as delivery,
         ):
             fan_out.line()
             delivery.line()
-            sent = uvloop.run(_send(bootstrap, topics.events, schema_ids.event))
-            arrived = _arrivals(port, {delivery_id(event_id, subscription.id) for event_id in sent})
-    times = sorted((arrived[delivery_id(event_id, subscription.id)] - at) * 1000 for event_id, at in sent.items())
-    harness.show("latency_p50", times[len(times) // 2], "ms")
-    harness.show("latency_p99", times[math.ceil(len(times) * 0.99) - 1], "ms")
+            sent = uvloop.run(send(world, RATE, RATE * (WARM_SECONDS + SECONDS), RATE * WARM_SECONDS))
+            wanted = {delivery_id(event_id, world.wanted[0].id): at for event_id, at in sent.items()}
+            if not wait_until(lambda: wanted.keys() <= endpoints.ids().keys(), GRACE_S):
+                raise RuntimeError(f"some of {len(wanted)} deliveries did not arrive within {GRACE_S} s")
+            arrived = endpoints.ids()
+    return [(arrived[name] - at) * 1000 for name, at in wanted.items()]
 
 
-def _arrivals(port: int, wanted: set[str], timeout_s: float = 30.0) -> dict[str, float]:
-    deadline = time.monotonic() + timeout_s
-    while True:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/") as answer:
-            rows = dict(row.split() for row in answer.read().decode().splitlines())
-        if wanted <= rows.keys():
-            return {name: float(rows[name]) for name in wanted}
-        if time.monotonic() > deadline:
-            raise RuntimeError(f"{len(wanted - rows.keys())} deliveries did not arrive within {timeout_s} s")
-        time.sleep(0.1)
+def main(bootstrap: str) -> None:
+    """All processes share the machine's cores, as the printed note says."""
+    times = measure(bootstrap)
+    harness.show("latency_p50", harness.quantile(times, 0.5), "ms")
+    harness.show("latency_p99", harness.quantile(times, 0.99), "ms")

@@ -1,22 +1,59 @@
-"""An endpoint that costs as little as possible: answers 204 to every POST, and remembers when which delivery came.
+"""An endpoint that costs as little as possible: answers 204 to every POST, at once or, under `/hang`, after 30 seconds.
 
-This file does not verify anything; correctness is the demo's and the audit's matter.
+What it keeps is asked for: nothing; the times at which POSTs came, by path (8 bytes each); or when which `webhook-id`
+came first. This file does not verify anything; correctness is the demo's and the audit's matter. `Sink` is the side of
+the process that measures.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
-from typing import Any, cast
+import urllib.request
+from array import array
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from typing import Any, Literal, cast
 
+import orjson
+
+from bench import harness
 from bench.harness import report
+
+HANG_S = 30.0
+
+Keep = Literal["nothing", "times", "ids"]
 
 _ANSWER = b"HTTP/1.1 204 No Content\r\n\r\n"
 
 
+class _Memory:
+    """What came. Times are CLOCK_MONOTONIC, which all processes of a machine share."""
+
+    def __init__(self, keep: Keep) -> None:
+        self.times: defaultdict[bytes, array[float]] = defaultdict(lambda: array("d"))
+        self.ids: dict[bytes, float] = {}
+        self.note: Callable[[bytes, bytes], None] | None = {"nothing": None, "times": self._time, "ids": self._id}[keep]
+
+    def _time(self, path: bytes, _: bytes) -> None:
+        self.times[path].append(time.monotonic())
+
+    def _id(self, _: bytes, head: bytes) -> None:
+        self.ids.setdefault(_field(head, b"webhook-id"), time.monotonic())
+
+    def about(self, path: bytes) -> dict[str, Any]:
+        """The answer to a GET."""
+        if path == b"/counts":
+            return {name.decode(): len(times) for name, times in self.times.items()}
+        if path == b"/times":
+            return {name.decode(): times.tolist() for name, times in self.times.items()}
+        return {name.decode(): at for name, at in self.ids.items()}
+
+
 class _Connection(asyncio.Protocol):
-    def __init__(self, arrivals: dict[str, float] | None) -> None:
-        self._arrivals = arrivals
+    def __init__(self, memory: _Memory) -> None:
+        self._memory = memory
         self._buffer = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -29,22 +66,27 @@ class _Connection(asyncio.Protocol):
             if end < 0:
                 break
             head = buffer[:end].lower()
-            if head.startswith(b"get "):
-                self._answer_arrivals()
+            method, path, _ = head.split(b" ", 2)
+            if method == b"get":
+                rows = orjson.dumps(self._memory.about(path))
+                self._transport.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(rows) + rows)
                 buffer = buffer[end + 4 :]
                 continue
             size = int(_field(head, b"content-length"))
             if len(buffer) < end + 4 + size:
                 break
             buffer = buffer[end + 4 + size :]
-            if self._arrivals is not None:
-                self._arrivals.setdefault(_field(head, b"webhook-id").decode(), time.monotonic())
-            self._transport.write(_ANSWER)
+            if self._memory.note is not None:
+                self._memory.note(path, head)
+            if path.startswith(b"/hang"):
+                asyncio.get_running_loop().call_later(HANG_S, self._answer_late)
+            else:
+                self._transport.write(_ANSWER)
         self._buffer = buffer
 
-    def _answer_arrivals(self) -> None:
-        rows = "\n".join(f"{name} {at}" for name, at in (self._arrivals or {}).items()).encode()
-        self._transport.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(rows) + rows)
+    def _answer_late(self) -> None:
+        if not self._transport.is_closing():
+            self._transport.write(_ANSWER)
 
 
 def _field(head: bytes, name: bytes) -> bytes:
@@ -53,11 +95,58 @@ def _field(head: bytes, name: bytes) -> bytes:
     return head[start : end if end >= 0 else len(head)].strip()
 
 
-async def serve(remember: bool = False) -> None:
-    """A role: reports its port, and serves until it is ended. GET answers with `webhook-id seconds` lines
-    (CLOCK_MONOTONIC)."""
-    arrivals: dict[str, float] | None = {} if remember else None
+async def serve(keep: Keep) -> None:
+    """A role: reports its port, and serves until it is ended. GET `/counts` and `/times` are by path, `/ids` is by
+    `webhook-id`."""
+    memory = _Memory(keep)
     loop = asyncio.get_running_loop()
-    server: Any = await loop.create_server(lambda: _Connection(arrivals), "127.0.0.1", 0, backlog=1024)
+    server: Any = await loop.create_server(lambda: _Connection(memory), "127.0.0.1", 0, backlog=1024)
     report(server.sockets[0].getsockname()[1])
     await server.serve_forever()
+
+
+# --- the side that measures -------------------------------------------------------------------------------------
+
+
+class Sink:
+    """A sink in a process of its own."""
+
+    def __init__(self, port: int) -> None:
+        self.port = port
+
+    def url(self, path: str) -> str:
+        """The URL of an endpoint of its."""
+        return f"http://127.0.0.1:{self.port}{path}"
+
+    def count(self, under: str) -> int:
+        """How many POSTs came for paths that begin so."""
+        return sum(count for path, count in self._ask("/counts").items() if path.startswith(under))
+
+    def times(self, under: str) -> list[float]:
+        """When they came, ascending."""
+        return sorted(at for path, times in self._ask("/times").items() if path.startswith(under) for at in times)
+
+    def ids(self) -> dict[str, float]:
+        """When each delivery came first, by `webhook-id`."""
+        return dict(self._ask("/ids"))
+
+    def _ask(self, path: str) -> Any:
+        with urllib.request.urlopen(self.url(path)) as answer:
+            return orjson.loads(answer.read())
+
+
+@contextlib.contextmanager
+def sink(keep: Keep = "nothing", timeout_s: float = harness.ROLE_TIMEOUT_S) -> Iterator[Sink]:
+    """A sink while the block runs."""
+    with harness.role("bench.sink:serve", timeout_s, keep=keep) as running:
+        yield Sink(running.line())
+
+
+def wait_until(reached: Callable[[], bool], timeout_s: float, every_s: float = 0.2) -> bool:
+    """Whether it became true within the time."""
+    deadline = time.monotonic() + timeout_s
+    while not reached():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(every_s)
+    return True

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import hashlib
 import time
@@ -10,13 +9,13 @@ import time
 import psutil
 
 from bench import harness
-from bench.fan_out import settings
 from bench.harness import cpu_s, report
+from bench.world import make_world, settings
 from connectors.subscriptions import SubscriptionsTable
 from schemas import codec
 from schemas.subscription import Subscription
 from streams.core.match import MatchIndex
-from streams.wiring import client_config, make_registry, register_own_schemas
+from streams.wiring import client_config, make_registry
 
 MANY = 100_000
 FEW = 100
@@ -70,17 +69,18 @@ async def follow(bootstrap: str, prefix: str, total: int) -> None:
 
 def fill(bootstrap: str, total: int) -> str:
     """A compacted topic with so many subscriptions, as Avro; the prefix."""
-    topics = harness.new_topics(bootstrap, 1)
-    schema_ids = asyncio.run(register_own_schemas(make_registry(settings(bootstrap, topics.prefix, 1)), topics))
+    world = make_world(bootstrap, 1)
     schema = codec.parse_schema(codec.own_schema("subscription.v2"))
     producer = harness.filler(bootstrap)
     for number in range(total):
         entry = subscription(number, total)
         fields = {name: getattr(entry, name) for name in entry.__struct_fields__}
         fields |= {name: list(value) for name, value in fields.items() if isinstance(value, tuple)}
-        producer.produce(topics.subscriptions, codec.encode(schema_ids.subscription, schema, fields), entry.id)
+        producer.produce(
+            world.topics.subscriptions, codec.encode(world.schema_ids.subscription, schema, fields), entry.id
+        )
     producer.flush()
-    return topics.prefix
+    return world.topics.prefix
 
 
 def main(bootstrap: str) -> None:
