@@ -7,6 +7,7 @@ nothing, and fail only when told to.
 from __future__ import annotations
 
 import asyncio
+import bisect
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 
@@ -14,6 +15,7 @@ import msgspec
 
 from connectors.endpoints import EndpointChanged
 from connectors.http_target import AnyRoute, FieldNames, Target, parse_target, render_fields, static_headers
+from connectors.log_reader import RECORDS_MAX
 from connectors.subscriptions import Index, SubscriptionChanged
 from schemas import codec
 from schemas.endpoint import EndpointState
@@ -24,7 +26,7 @@ from schemas.errors import (
     StaleGroupError,
     UnknownSchemaError,
 )
-from schemas.frame import Headers, Out
+from schemas.frame import Headers, Out, Record
 from schemas.post import PostDone, PostResult
 from schemas.subscription import Subscription
 
@@ -169,6 +171,33 @@ class Stored(msgspec.Struct, frozen=True):
     key: bytes | None
     value: bytes | None
     headers: Headers | None
+    timestamp_ms: int = 0  # 0: none
+
+
+class MemoryRecord(msgspec.Struct, frozen=True):
+    """A stored record as a consumer hands it over: `schemas.frame.Record`."""
+
+    stored: Stored
+
+    def value(self) -> bytes | None:
+        """The value; None for a tombstone."""
+        return self.stored.value
+
+    def key(self) -> bytes | None:
+        """The key."""
+        return self.stored.key
+
+    def offset(self) -> int:
+        """Where it stands in its partition."""
+        return self.stored.offset
+
+    def timestamp(self) -> tuple[int, int]:
+        """(kind, milliseconds since the epoch); kind 0 means that there is none."""
+        return (1 if self.stored.timestamp_ms else 0, self.stored.timestamp_ms)
+
+    def headers(self) -> Headers | None:
+        """As written; None for none."""
+        return self.stored.headers
 
 
 class MemoryMember:
@@ -182,8 +211,14 @@ class MemoryMember:
 class MemoryKafka:
     """Topics with their partitions, and what transactions have committed to them and to consumer groups."""
 
-    def __init__(self, partitions: Mapping[str, int], record_bytes_max: Mapping[str, int] | None = None) -> None:
-        """Partition counts by topic, and where there is one, the largest value that a topic takes."""
+    def __init__(
+        self,
+        partitions: Mapping[str, int],
+        record_bytes_max: Mapping[str, int] | None = None,
+        now_ms: Callable[[], int] = lambda: 0,
+    ) -> None:
+        """Partition counts by topic, and where there is one, the largest value that a topic takes; `now_ms` gives
+        records their timestamps."""
         #: Committed records by topic, in the order of their transactions.
         self.records: dict[str, list[Stored]] = {topic: [] for topic in partitions}
         #: (offset, metadata) by (group, topic, partition).
@@ -194,7 +229,9 @@ class MemoryKafka:
         self.owners: dict[str, object] = {}
         self._partitions = partitions
         self._bytes_max = record_bytes_max or {}
+        self._now_ms = now_ms
         self._ends: dict[tuple[str, int], int] = {}
+        self._logs: dict[tuple[str, int], list[Stored]] = {}
         self._keyless = itertools.count()
 
     def check(self, records: Sequence[Out]) -> None:
@@ -209,9 +246,29 @@ class MemoryKafka:
         """Append checked records."""
         for topic, key, value, wanted, headers in records:
             partition = wanted if wanted >= 0 else self._partition_of(topic, key)
-            offset = self._ends.get((topic, partition), 0)
-            self._ends[topic, partition] = offset + 1
-            self.records[topic].append(Stored(topic, partition, offset, key, value, headers))
+            offset = self.skip(topic, partition)
+            stored = Stored(topic, partition, offset, key, value, headers, self._now_ms())
+            self.records[topic].append(stored)
+            self._logs.setdefault((topic, partition), []).append(stored)
+
+    def skip(self, topic: str, partition: int, count: int = 1) -> int:
+        """Use up offsets, as aborted records and transaction markers do; the first of them."""
+        first = self._ends.get((topic, partition), 0)
+        self._ends[topic, partition] = first + count
+        return first
+
+    def read(self, topic: str, partition: int, offset: int, most: int) -> list[Stored]:
+        """Committed records at or after the offset."""
+        log = self._logs.get((topic, partition), [])
+        start = bisect.bisect_left(log, offset, key=lambda stored: stored.offset)
+        return log[start : start + most]
+
+    def remove(self, topic: str, partition: int, before: int) -> None:
+        """Take away a partition's records below an offset, as retention does."""
+        self._logs[topic, partition] = self.read(topic, partition, before, 1 << 62)
+        self.records[topic] = [
+            stored for stored in self.records[topic] if stored.partition != partition or stored.offset >= before
+        ]
 
     def _partition_of(self, topic: str, key: bytes | None) -> int:
         number = next(self._keyless) if key is None else murmur2(key)
@@ -248,6 +305,33 @@ class MemoryPublisher:
 
     async def close(self) -> None:
         """Nothing to let go of."""
+
+
+class MemoryLogReader:
+    """The `LogReader` port on a `MemoryKafka`."""
+
+    def __init__(self, kafka: MemoryKafka, topic: str) -> None:
+        self._kafka = kafka
+        self._topic = topic
+        self._closed = asyncio.Event()
+
+    async def read(self, partition: int, offset: int) -> Sequence[Record]:
+        """See the port."""
+        await asyncio.sleep(0)  # never done within the call, as no real one is
+        if not self._kafka.answers.is_set():
+            waits = [asyncio.ensure_future(event.wait()) for event in (self._kafka.answers, self._closed)]
+            try:
+                await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                for wait in waits:
+                    wait.cancel()
+        if self._closed.is_set():
+            raise RuntimeError("the log reader is closed")
+        return [MemoryRecord(stored) for stored in self._kafka.read(self._topic, partition, offset, RECORDS_MAX)]
+
+    async def close(self) -> None:
+        """See the port."""
+        self._closed.set()
 
 
 def murmur2(data: bytes) -> int:

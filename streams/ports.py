@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from schemas.endpoint import EndpointState
-from schemas.frame import Out
+from schemas.frame import Out, Record
 from schemas.post import PostDone
 from schemas.subscription import Subscription
 
@@ -102,3 +102,17 @@ class Publisher(Protocol):
         was lost), FencedError when this producer was replaced, RecordTooLargeError when a record can never be written.
         Other broker errors are retried inside.
         """
+
+
+class LogReader(Protocol):
+    """Reads one topic again, by partition and offset; it is no member of a group and commits nothing."""
+
+    async def read(self, partition: int, offset: int) -> Sequence[Record]:
+        """Committed records at or after the offset, ascending, at most 500; none at the end of the log.
+
+        Everything committed before the call is seen. An open transaction is the end. Below the log's start (retention),
+        what is left is read. Broker errors are waited out. RuntimeError once the reader is closed.
+        """
+
+    async def close(self) -> None:
+        """End what is being read, and let go."""
