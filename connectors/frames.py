@@ -249,6 +249,10 @@ class FrameConsumer(FaustConsumer):
         for tp in self._assigned:
             self.hold(tp.topic, tp.partition)
 
+    def ledger(self, topic: str, partition: int) -> OffsetLedger | None:
+        """Of the partition's present epoch; None when it is not ours, or nothing of it was ever committed or read."""
+        return self._ledgers.get((topic, partition))
+
     def group_metadata(self) -> object:
         """What a transactional producer needs to commit offsets as this member, as of the last poll. RuntimeError
         before joining."""

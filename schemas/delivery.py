@@ -19,6 +19,7 @@ from schemas import codec
 from schemas.codec import get_bytes, get_long, get_string, put_bytes, put_long, put_string
 from schemas.errors import UndecodableError
 from schemas.event import Event
+from schemas.subscription import OrderingKey
 
 #: Bytes of a response kept in an attempt (the sender cuts to the same length).
 EXCERPT_BYTES_MAX = 256
@@ -245,6 +246,23 @@ def _read_optional(value: bytes, at: int) -> tuple[str | None, int]:
     if branch != 2:
         raise UndecodableError("avro", f"union branch byte {branch:#04x} does not exist")
     return get_string(value, at + 1)
+
+
+def ordering_key(delivery: Delivery, kind: OrderingKey) -> str:
+    """Deliveries of an ordered subscription with equal keys keep their order: the event's `subject` (those without one
+    share a key) or `type`, or the same for all that go to the `endpoint`."""
+    if kind == "endpoint":
+        return ""
+    facts = delivery.facts
+    _, at = get_string(facts, 0)
+    event_type, at = get_string(facts, at)
+    if kind == "type":
+        return event_type
+    _, at = get_string(facts, at)
+    _, at = get_long(facts, at)
+    _, at = get_long(facts, at)
+    subject, _ = _read_optional(facts, at)
+    return subject or ""
 
 
 # --- attempts and dead letters ----------------------------------------------------------------------------------------

@@ -44,6 +44,10 @@ class OffsetLedger(Protocol):
     def full(self) -> bool:
         """True when no more offsets may be opened until some are finished: progress must fit into commit metadata."""
 
+    @property
+    def restoring(self) -> bool:
+        """True while records may come that were finished before a restart, or that stand before such."""
+
     def open(self, offsets: list[int]) -> list[int]:
         """Register offsets, ascending and above all earlier ones; the returned ones were finished before a restart."""
 

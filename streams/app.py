@@ -22,14 +22,18 @@ from connectors.admin import ClusterError, check_topics
 from connectors.aiohttp_sender import AiohttpSender
 from connectors.clock import SystemClock
 from connectors.compacted import TableError
+from connectors.endpoints import EndpointTable
 from connectors.http_sender import HttpSender
+from connectors.log_reader import KafkaLogReader
 from connectors.publisher import TransactionalPublisher
 from connectors.subscriptions import SubscriptionsTable
 from schemas.errors import FencedError, RecordTooLargeError, RegistryUnavailableError
+from schemas.frame import OffsetLedger
 from schemas.topics import Topics
 from streams.agents import Handler, frame_agent
 from streams.core.ledger import Ledger
 from streams.core.match import MatchIndex
+from streams.core.parked import ParkedLog
 from streams.counters import Counters, line
 from streams.dispatch import Dispatch, DispatchLimits
 from streams.fan_out import FanOut
@@ -176,24 +180,38 @@ class Worker:
     async def _delivery(
         self, stack: contextlib.AsyncExitStack, topics: Topics, table: SubscriptionsTable, schema_ids: OwnSchemas
     ) -> Part:
-        part = Part(self.settings, "delivery", self._fail)
+        settings = self.settings
+        part = Part(settings, "delivery", self._fail)
+        endpoints = EndpointTable(client_config(settings), topics.endpoints_state)
+        stack.push_async_callback(endpoints.stop)
+        await endpoints.start()
         sender = self._sender()
         stack.push_async_callback(sender.close)
+        reader = KafkaLogReader(client_config(settings), topics.parked)
+        stack.push_async_callback(reader.close)
         stage = Dispatch(
             topics,
             table,
+            endpoints,
             sender,
+            reader,
             part.settler,
             self._clock,
             self.counters,
             schema_ids,
             hold=part.hold,
             release=part.release,
-            limits=DispatchLimits(in_flight_max=self.settings.in_flight_max),
+            ledger=part.ledger,
+            worker=settings.worker_name,
+            limits=DispatchLimits(
+                in_flight_max=settings.in_flight_max,
+                origin_rate_max=settings.origin_rate_max,
+                tenant_weights=settings.tenant_weights,
+            ),
         )
         part.on_give_up = stage.give_up
         part.on_stop = stage.stop
-        part.listen("delivery", [topics.deliveries, *topics.tiers.values()], stage.admit)
+        part.listen("delivery", [topics.deliveries, *topics.tiers.values(), topics.parked], stage.admit)
         return part
 
     def _sender(self) -> Sender:
@@ -230,7 +248,7 @@ class Part:
             autodiscover=False,
         )
         self.app.frame_settings = frames.FrameSettings(
-            ledger=lambda topic, partition, position, metadata: Ledger(position, metadata),
+            ledger=self._new_ledger,
             consumer=settings.kafka,
             group_protocol=settings.group_protocol,
             commits=False,  # the settler's transactions carry the offsets
@@ -270,6 +288,13 @@ class Part:
     @property
     def _consumer(self) -> frames.FrameConsumer:
         return cast(frames.FrameConsumer, self.app.consumer)
+
+    def _new_ledger(self, topic: str, partition: int, position: int, metadata: str | None) -> OffsetLedger:
+        return ParkedLog(position) if topic == self.settings.topics.parked else Ledger(position, metadata)
+
+    def ledger(self, topic: str, partition: int) -> OffsetLedger | None:
+        """Of the partition's present epoch; None when it is not ours, or nothing of it was ever committed or read."""
+        return self._consumer.ledger(topic, partition)
 
     def hold(self, topic: str, partition: int) -> None:
         """Pause a partition's fetching."""

@@ -2,8 +2,9 @@
 
 Records wait in their partition's *intake* until they may be admitted: the ledger has room, the worker has room, and, in
 a retry tier, the hold is over (the head is always the oldest, so waiting is pausing the partition). An admitted
-delivery waits in its endpoint's *lane* for one of the lane's places and one of the worker's. Its result is judged, and
-handed to the settler with the delivery's offset.
+delivery waits in its endpoint's *lane*, or is *parked* in the log when the endpoint may not be sent anything, or does
+not keep up while others need the room. The fair queue says whose turn it is. A result is judged, and handed to the
+settler with the delivery's offset.
 
 Everything happens on one event loop, in callbacks: no task and no future per delivery. This stage sees ports; it does
 not speak HTTP or Kafka.
@@ -12,114 +13,76 @@ not speak HTTP or Kafka.
 from __future__ import annotations
 
 import asyncio
+import heapq
 import logging
-from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from typing import NamedTuple, assert_never
+from typing import assert_never
 
 import msgspec
 
 from schemas import codec
-from schemas.delivery import (
-    EXCERPT_BYTES_MAX,
-    Attempt,
-    Delivery,
-    Try,
-    decode_delivery,
-    encode_attempt,
-    encode_dead_letter,
-    encode_delivery,
-)
+from schemas.delivery import Delivery, decode_delivery, ordering_key
+from schemas.endpoint import EndpointState, Kind, Operation, url_hash
 from schemas.errors import UndecodableError
 from schemas.frame import Frame, OffsetLedger, Out, Record
 from schemas.post import PostResult
 from schemas.subscription import Subscription
 from schemas.topics import Topics
-from streams.core.retry import HOLD_MS_MIN, slack_ms, tier_hold_ms
-from streams.core.signing import Signer
+from streams.core.batch import BATCH_BYTES_MAX, batch_body, batch_id
+from streams.core.fair import FairQueue
+from streams.core.health import UNCHANGED, Change, Health
+from streams.core.limits import SlowStart, TokenBucket, parse_allowed_rate
+from streams.core.parked import Lot, Order
+from streams.core.retry import HOLD_MS_MIN, parse_retry_after_ms, slack_ms, tier_hold_ms
 from streams.core.verdict import Dead, Interrupted, RetryAt, judge, succeeded
 from streams.counters import Counters
-from streams.ports import Clock, Route, Sender, SubscriptionTable
+from streams.lanes import Intake, Job, Lane
+from streams.parking import Parking
+from streams.ports import Clock, EndpointTable, LogReader, Sender, SubscriptionTable
 from streams.quarantine import quarantined
+from streams.records import DeliverySchemas, Records, after
 from streams.settle import Settler
 
 logger = logging.getLogger(__name__)
 
-PAUSED_WAIT_MS = 30_000  # how long a delivery of a paused subscription is put aside, again and again
-PARKED_WAITS_MS = (5_000, 30_000)  # the same for a delivery that found its lane too long, by how long it is
+#: What a lane may send in one turn: two small deliveries, or a part of a large one.
+TURN_BYTES = 2_048
 ADMIT_CHUNK = 100  # records opened at a time, so that one partition does not take all the room at once
+#: A gate that is closed for longer is not waited for in memory.
+GATE_PARK_S = 2.0
+#: How long a 429 without Retry-After closes the gate, by how many of them came in a row.
+PATIENCE_S = (1.0, 2.0, 5.0, 15.0, 30.0)
+#: Parked for longer, a delivery is given up.
+PARKED_MS_MAX = 14 * 24 * 3600 * 1000
+EXPIRY_EVERY_S = 60.0
+#: Of the last eighth of a worker's places, a lane has no more than a quarter of what is free (a dynamic threshold, after
+#: Choudhury and Hahne): however many endpoints hang, there is a place for one more.
+RESERVE, FREE_SHARE = 8, 4
+#: Jobs that a lane takes from the log ahead of sending them.
+AHEAD_MIN, AHEAD_MAX = 16, 512
+#: Jobs of an ordered lane in memory, of all its keys.
+ORDERED_HELD_MAX = 128
+#: Records of an ordered lane that are asked for at a time.
+WANTED_MAX = 256
 
 
 class DispatchLimits(msgspec.Struct, frozen=True, kw_only=True):
     """What bounds a worker.
 
-    A worker that has had no room for `relief_after_s` puts aside what a lane holds beyond what it serves in `lane_s`
-    seconds, and goes on doing so for as long: an endpoint that hangs or crawls fills its own lane, not the worker.
+    A worker that has had no room for `relief_after_s` parks what a lane holds beyond what it serves in `lane_s`
+    seconds, and goes on doing so for as long as the lane does not keep up: an endpoint that hangs or crawls fills its
+    own lane, not the worker. `origin_rate_max` is POSTs a second to each scheme, host and port, 0 for no limit.
     """
 
-    in_flight_max: int = 512
+    in_flight_max: int = 1_024
     admitted_max: int = 4_000
+    admitted_bytes_max: int = 64 << 20
     lanes_max: int = 20_000
-    relief_after_s: float = 1.0
+    relief_after_s: float = 0.5
     lane_s: float = 5.0
-
-
-class DeliverySchemas(msgspec.Struct, frozen=True):
-    """The registry's ids of our record schemas."""
-
-    delivery: int
-    attempt: int
-    dead_letter: int
-    endpoint_state: int = 0
-    operation: int = 0
-
-
-class Job(NamedTuple):
-    """An admitted delivery."""
-
-    delivery: Delivery
-    intake: Intake
-    offset: int
-
-
-class Intake:
-    """The records of one partition, in one assignment epoch, that are not admitted yet."""
-
-    __slots__ = ("blocked", "hold_ms", "in_flight", "ledger", "partition", "records", "timer", "topic")
-
-    def __init__(self, topic: str, partition: int, ledger: OffsetLedger, hold_ms: int) -> None:
-        self.topic = topic
-        self.partition = partition
-        self.ledger = ledger
-        self.hold_ms = hold_ms
-        self.records: deque[Record] = deque()
-        self.in_flight = 0
-        self.blocked = False  # by its ledger or by a hold, not by the worker's load
-        self.timer: asyncio.TimerHandle | None = None
-
-
-class Lane:
-    """One endpoint's queue and places."""
-
-    __slots__ = (
-        "bounded_until", "in_flight", "parked", "queue", "queue_max", "rate", "ready", "route", "served", "signer",
-        "subscription",
-    )  # fmt: skip
-
-    def __init__(self, subscription: Subscription, route: Route) -> None:
-        self.subscription = subscription
-        self.route = route
-        self.signer = Signer(subscription.secrets)
-        self.queue: deque[Job] = deque()
-        self.in_flight = 0
-        self.ready = False  # it stands in the dispatcher's line of lanes that can start something
-        self.served = 0  # answers since the worker ran out of room
-        # Set by relief, for a time:
-        self.queue_max: int | None = None
-        self.bounded_until = 0.0  # monotonic seconds
-        self.rate = 0.0  # answers a second
-        self.parked = 0  # put aside since
+    origin_rate_max: float = 0.0
+    tenant_weights: Mapping[str, float] = {}
 
 
 class Dispatch:
@@ -129,7 +92,9 @@ class Dispatch:
         self,
         topics: Topics,
         table: SubscriptionTable,
+        endpoints: EndpointTable,
         sender: Sender,
+        reader: LogReader,
         settler: Settler,
         clock: Clock,
         counters: Counters,
@@ -137,39 +102,50 @@ class Dispatch:
         *,
         hold: Callable[[str, int], None],
         release: Callable[[str, int], None],
+        ledger: Callable[[str, int], OffsetLedger | None],
+        worker: str = "worker",
         limits: DispatchLimits = DispatchLimits(),  # noqa: B008 - frozen
     ) -> None:
-        """`hold` and `release` pause and resume the fetching of a partition."""
+        """`hold` and `release` pause and resume the fetching of a partition, `ledger` is that of its present epoch."""
         self._topics = topics
-        self._attempts_topic = topics.attempts
-        self._tiers = topics.tiers
-        self._holds = {name: hold_ms for hold_ms, name in self._tiers.items()}
+        self._holds = {name: hold_ms for hold_ms, name in topics.tiers.items()}
         self._table = table
+        self._endpoints = endpoints
         self._sender = sender
         self._settler = settler
         self._clock = clock
         self._counters = counters
-        self._schema_ids = schema_ids
-        self._delivery_header = codec.wire_header(schema_ids.delivery)
-        self._attempt_header = codec.wire_header(schema_ids.attempt)
-        self._dead_header = codec.wire_header(schema_ids.dead_letter)
+        self._records = Records(topics, schema_ids)
         self._hold = hold
         self._release = release
+        self._ledger = ledger
+        self._worker = worker
         self._limits = limits
+        self._parking = Parking(reader, counters, appetite=self._appetite, taken=self._taken, seen=self._seen)
         self._intakes: dict[tuple[str, int], Intake] = {}
         self._lanes: dict[str, Lane] = {}
-        self._ready: deque[Lane] = deque()
+        self._fair: FairQueue[Lane] = FairQueue(limits.tenant_weights, quantum=TURN_BYTES)
+        self._choked: list[Lane] = []  # had their turn while the worker had no places to spare
+        self._origins: dict[str, TokenBucket] = {}
         self._in_flight = 0
         self._admitted = 0  # opened and not yet handed to the settler
+        self._admitted_bytes = 0
         # Admission goes on when a tenth of the room is free, not at every single place.
         self._admit_below = limits.admitted_max * 9 // 10
+        self._bytes_below = limits.admitted_bytes_max * 9 // 10
         self._changed = asyncio.Event()
         self._giving_up = 0
         self._filling = False  # a call of `_fill` is on its way
         self._relief: asyncio.TimerHandle | None = None
         self._relief_from = 0.0  # when the worker ran out of room (monotonic seconds)
+        self._dues: list[tuple[int, str, str]] = []  # (due, subscription id, ordering key)
+        self._due_timer: asyncio.TimerHandle | None = None
+        self._expiry: asyncio.TimerHandle | None = None
+        self._order_waits: dict[int, set[str]] = {}  # by partition: lanes whose order is not known yet
         self._stopping = False
         settler.on_settled(self._on_settled)
+        table.on_change(self._on_subscription)
+        endpoints.on_change(self._on_endpoint)
 
     # --- admission --------------------------------------------------------------------------------
 
@@ -181,9 +157,12 @@ class Dispatch:
         intake = self._intakes.get(key)
         if intake is None or intake.ledger is not frame.ledger:
             if intake is not None:
-                self._forget(intake)
+                self._forget([intake])
             intake = Intake(frame.topic, frame.partition, frame.ledger, self._holds.get(frame.topic, 0))
             self._intakes[key] = intake
+        if intake.log is not None:
+            self._follow(intake, frame.records)
+            return
         intake.records.extend(frame.records)
         self._pump(intake)
         while intake.records and not intake.blocked and intake.ledger.live and not self._stopping:
@@ -207,7 +186,7 @@ class Dispatch:
                 self._relieve_later()
                 return
             room = limits.admitted_max - self._admitted
-            if room <= 0:
+            if room <= 0 or self._admitted_bytes >= limits.admitted_bytes_max:
                 self._relieve_later()
                 return
             if self._settler.backlog > limits.admitted_max:
@@ -217,11 +196,12 @@ class Dispatch:
             already = ledger.open([record.offset() for record in chunk])
             for record in chunk:
                 if record.offset() not in already:
-                    self._admitted += 1
                     self._take(intake, record, now_ms)
             if already:  # their progress may be all there is to commit
                 self._settler.settle(intake.topic, intake.partition, ledger, already, ())
             self._fill()
+        if self._order_waits:
+            self._look_at_order(intake.partition)
         self._release(intake.topic, intake.partition)
 
     def _block(self, intake: Intake, wait_s: float | None) -> None:
@@ -242,6 +222,8 @@ class Dispatch:
                 self._pump(intake)
         self._changed.set()
 
+    # --- relief -----------------------------------------------------------------------------------
+
     def _relieve_later(self) -> None:
         """There is no room: look in a moment at which lanes do not move."""
         if self._relief is None and not self._stopping:
@@ -252,61 +234,72 @@ class Dispatch:
             self._relief = loop.call_later(self._limits.relief_after_s, self._relieve)
 
     def _relieve(self) -> None:
-        """Bound the lanes that hold more than they serve, and put aside what is beyond, the last first."""
+        """Bound the lanes that hold more than they serve, and park what is beyond."""
         self._relief = None
         full = any(intake.records and intake.ledger.full for intake in self._intakes.values())
-        if self._admitted <= self._admit_below and not full:
+        if self._admitted <= self._admit_below and self._admitted_bytes <= self._bytes_below and not full:
             return
         now = self._clock.monotonic()
         elapsed_s = max(now - self._relief_from, self._limits.relief_after_s)
         for lane in self._lanes.values():
-            rate = lane.served / elapsed_s
-            queue_max = max(lane.subscription.max_in_flight, int(rate * self._limits.lane_s))
-            if len(lane.queue) <= queue_max:
+            queue_max = self._queue_max(lane, elapsed_s)
+            if lane.held <= queue_max:
                 continue  # not what fills the worker; it may have served little because little came
-            lane.rate, lane.queue_max, lane.bounded_until = rate, queue_max, now + self._limits.lane_s
-            while len(lane.queue) > lane.queue_max:
-                self._park_in_turn(lane, lane.queue.pop())
+            self._bound(lane, queue_max, now)
+            for job in lane.flush(queue_max):
+                self._park(job, lane)
         self._changed.set()
 
-    def _park_in_turn(self, lane: Lane, job: Job) -> None:
-        """Put aside for about as long as the lane takes to get there."""
-        lane.parked += 1
-        short, long = PARKED_WAITS_MS
-        self._park(job, long if lane.parked * 1000 > lane.rate * long else short)
+    def _queue_max(self, lane: Lane, elapsed_s: float) -> int:
+        """What the lane serves in `lane_s` at the rate of late, and a round of its places at least."""
+        return max(lane.subscription.max_in_flight, int(lane.served / elapsed_s * self._limits.lane_s))
+
+    def _bound(self, lane: Lane, queue_max: int, now: float) -> None:
+        lane.queue_max, lane.bounded_until, lane.served = queue_max, now + self._limits.lane_s, 0
+
+    def _has_room(self, lane: Lane) -> bool:
+        """Whether a bounded lane may hold one more. Once it keeps up again, it is not bounded any more."""
+        assert lane.queue_max is not None
+        now = self._clock.monotonic()
+        if now >= lane.bounded_until:
+            queue_max = self._queue_max(lane, self._limits.lane_s + now - lane.bounded_until)
+            if lane.held * 2 < queue_max:
+                lane.queue_max = None
+                return True
+            self._bound(lane, queue_max, now)
+        return lane.held < lane.queue_max
 
     # --- one delivery -----------------------------------------------------------------------------
 
     def _take(self, intake: Intake, record: Record, now_ms: int) -> None:
         """Route an admitted record: to its lane, to a tier, or to its end."""
+        self._admitted += 1
         try:
             delivery = self._decode(record.value())
         except UndecodableError as error:
             self._quarantine(intake, record, error)
             return
-        job = Job(delivery, intake, record.offset())
+        self._admitted_bytes += len(delivery.body)
         subscription = self._table.get(delivery.subscription_id)
-        if subscription is None or subscription.state != "active":
-            self._divert(job, subscription, now_ms)
-        elif delivery.due_ms - now_ms >= HOLD_MS_MIN:
-            self._hop(job, delivery.due_ms - now_ms)
-        elif delivery.due_ms > now_ms:  # less than any tier holds
-            wait_s = (delivery.due_ms - now_ms) / 1000
-            asyncio.get_running_loop().call_later(wait_s, self._enqueue_late, job)
-        else:
-            self._enqueue(job, subscription)
-
-    def _divert(self, job: Job, subscription: Subscription | None, now_ms: int) -> None:
-        """What becomes of a delivery whose subscription is gone or not active."""
+        job = Job(delivery, intake, record.offset())
         if subscription is None:
             self._cancel(job, now_ms)
         elif subscription.state == "disabled":
             self._bury(job, now_ms, "disabled", "the subscription is disabled")
+        elif delivery.due_ms > now_ms and subscription.state == "active":
+            self._wait(job, delivery.due_ms - now_ms)
         else:
-            self._park(job, PAUSED_WAIT_MS)
+            self._enqueue(job, subscription)
+
+    def _wait(self, job: Job, wait_ms: int) -> None:
+        """Not due yet: on to a shorter tier, or for less than any tier holds, in memory."""
+        if wait_ms >= HOLD_MS_MIN:
+            self._hop(job, wait_ms)
+        else:
+            asyncio.get_running_loop().call_later(wait_ms / 1000, self._enqueue_late, job)
 
     def _decode(self, value: bytes | None) -> Delivery:
-        if value is None or not value.startswith(self._delivery_header):
+        if value is None or not value.startswith(self._records.delivery_header):
             schema_id = codec.wire_schema_id(value)
             raise UndecodableError("unknown_schema", f"schema id {schema_id} is not that of a delivery")
         return decode_delivery(value)
@@ -317,100 +310,220 @@ class Dispatch:
             self._drop(job)  # the partition was lost, or is being given up
             return
         subscription = self._table.get(job.delivery.subscription_id)
-        if subscription is None or subscription.state != "active":
-            self._divert(job, subscription, self._clock.now_ms())
+        if subscription is None:
+            self._cancel(job, self._clock.now_ms())
+        elif subscription.state == "disabled":
+            self._bury(job, self._clock.now_ms(), "disabled", "the subscription is disabled")
         else:
             self._enqueue(job, subscription)
             self._fill()
 
     def _enqueue(self, job: Job, subscription: Subscription) -> None:
+        """Into its lane, or into the log."""
         lane = self._lanes.get(subscription.id)
-        if lane is None or lane.subscription is not subscription:
+        if lane is None:
             try:
-                lane = self._refreshed(lane, subscription)
+                lane = self._new_lane(subscription)
             except ValueError as error:
                 self._bury(job, self._clock.now_ms(), "invalid_endpoint", str(error))
                 return
-        if lane.queue_max is not None and len(lane.queue) >= lane.queue_max:
-            if self._clock.monotonic() < lane.bounded_until:
-                self._park_in_turn(lane, job)
+        if subscription.ordered:
+            job = self._placed(job, lane)
+        if lane.shut or lane.probing or lane.closed_until or lane.queue_max is not None:
+            if lane.health.disabled_ms:
+                self._bury(job, self._clock.now_ms(), "disabled", _why_disabled(lane.health))
                 return
-            lane.queue_max, lane.parked = None, 0
-        lane.queue.append(job)
-        self._offer(lane)
-
-    def _refreshed(self, lane: Lane | None, subscription: Subscription) -> Lane:
-        """The lane for a new or changed subscription, with its queue. ValueError when the sender refuses the
-        endpoint."""
-        route = self._sender.route(subscription.url, subscription.headers, subscription.timeout_ms / 1000)
-        if lane is None:
-            if len(self._lanes) >= self._limits.lanes_max:
-                self._lanes = {id_: kept for id_, kept in self._lanes.items() if kept.queue or kept.in_flight}
-            lane = self._lanes[subscription.id] = Lane(subscription, route)
+            if not self._takes(lane):
+                self._park(job, lane)
+                return
+        if job.order is None:
+            if not (lane.fresh or lane.late):
+                lane.waiting_since = self._clock.monotonic() if subscription.batch_max > 1 else 0.0
+            lane.put(job)
+            self._offer(lane)
+        elif lane.held >= ORDERED_HELD_MAX or lane.behind(job.order.key):
+            self._park(job, lane)
         else:
-            lane.subscription, lane.route, lane.signer = subscription, route, Signer(subscription.secrets)
+            lane.put_ordered(job, job.order)
+            self._advance(lane, job.order.key)
+
+    def _takes(self, lane: Lane) -> bool:
+        """Whether a lane that is not simply open takes one more."""
+        if lane.shut:
+            return False
+        if lane.probing and (lane.held or lane.in_flight):
+            return False
+        if lane.closed_until - self._clock.monotonic() > GATE_PARK_S:
+            return False
+        return lane.queue_max is None or self._has_room(lane)
+
+    def _new_lane(self, subscription: Subscription) -> Lane:
+        """ValueError when the sender refuses the endpoint."""
+        route = self._sender.route(subscription.url, subscription.headers, subscription.timeout_ms / 1000)
+        if len(self._lanes) >= self._limits.lanes_max:
+            for id_ in [id_ for id_, lane in self._lanes.items() if lane.idle]:
+                self._lanes.pop(id_).cancel_timers()
+        lane = Lane(subscription, route, self._health_of(subscription))
+        self._lanes[subscription.id] = lane
+        lane.parked = bool(self._parking.holders(subscription.id))
+        self._watch_circuit(lane)
         return lane
 
+    # --- turns ------------------------------------------------------------------------------------
+
     def _offer(self, lane: Lane) -> None:
-        if not lane.ready and lane.queue and lane.in_flight < lane.subscription.max_in_flight:
+        """Into the line of lanes that can start something, unless it cannot."""
+        if lane.ready or lane.shut or lane.in_flight >= lane.limit or not (lane.fresh or lane.late):
+            return
+        if lane.bucket is not None or lane.closed_until:
+            now = self._clock.monotonic()
+            wait_s = lane.closed_until - now
+            if lane.bucket is not None:
+                wait_s = max(wait_s, lane.bucket.wait_s(now))
+            if wait_s > 0:
+                self._offer_later(lane, wait_s)
+                return
+            lane.closed_until = 0.0
+        batch_max = lane.subscription.batch_max
+        if batch_max > 1 and len(lane.fresh) + len(lane.late) < batch_max:
+            wait_s = lane.waiting_since + lane.subscription.batch_wait_ms / 1000 - self._clock.monotonic()
+            if wait_s > 0:
+                self._offer_later(lane, wait_s)
+                return
+        if lane.turn() is not None:
             lane.ready = True
-            self._ready.append(lane)
+            self._fair.offer(lane)
+
+    def _offer_later(self, lane: Lane, wait_s: float) -> None:
+        if lane.timer is None:
+            lane.timer = asyncio.get_running_loop().call_later(wait_s, self._offer_now, lane)
+
+    def _offer_now(self, lane: Lane) -> None:
+        lane.timer = None
+        wait_s = lane.closed_until - self._clock.monotonic()
+        if wait_s > 0:
+            self._offer_later(lane, wait_s)
+            return
+        self._offer(lane)
+        if lane.parked:
+            self._draw(lane)
+        self._fill()
 
     def _fill(self) -> None:
-        """Start deliveries, one of each lane in turn, while the worker has places."""
-        ready, limit = self._ready, self._limits.in_flight_max
-        while ready and self._in_flight < limit and not self._stopping:
-            lane = ready.popleft()
+        """Start deliveries, lanes in their turns, while the worker has places."""
+        fair, limit = self._fair, self._limits.in_flight_max
+        while self._in_flight < limit and not self._stopping:
+            lane = fair.take()
+            if lane is None:
+                return
             lane.ready = False
+            free = limit - self._in_flight
+            if free <= limit // RESERVE and lane.in_flight and lane.in_flight >= free // FREE_SHARE:
+                self._choked.append(lane)
+                continue
             self._start(lane)
             self._offer(lane)
 
+    def _fill_soon(self) -> None:
+        self._filling = False
+        if self._choked:
+            choked, self._choked = self._choked, []
+            for lane in choked:
+                self._offer(lane)
+        self._fill()
+
     def _start(self, lane: Lane) -> None:
-        job = lane.queue.popleft()
-        delivery = job.delivery
+        job = lane.take()
+        if job is None:
+            return
         if not job.intake.ledger.live:
             self._drop(job)
             return
-        subscription = self._table.get(delivery.subscription_id)
+        if self._limits.origin_rate_max or lane.bucket is not None:
+            now = self._clock.monotonic()
+            if self._limits.origin_rate_max and not self._origin_lets(lane, job, now):
+                return
+            if lane.bucket is not None:
+                lane.bucket.take(now)
+        late = job.late
+        lane.in_flight += 1
+        lane.late_in_flight += late
+        self._in_flight += 1
+        job.intake.in_flight += 1
+        if lane.subscription.batch_max > 1:
+            self._start_batch(lane, job, late)
+            return
+        delivery = job.delivery
         now_ms = self._clock.now_ms()
-        if subscription is not lane.subscription:  # changed while it waited
-            if subscription is None or subscription.state != "active":
-                self._divert(job, subscription, now_ms)
-                return
-            try:
-                self._refreshed(lane, subscription)
-            except ValueError as error:
-                self._bury(job, now_ms, "invalid_endpoint", str(error))
-                return
-        timestamp_s = now_ms // 1000
-        headers = [
-            ("content-type", delivery.content_type),
-            ("webhook-id", delivery.id),
-            ("webhook-timestamp", str(timestamp_s)),
-            ("webhook-signature", lane.signer.sign(delivery.id, timestamp_s, delivery.body)),
-        ]
+        headers = _headers(lane, delivery.id, delivery.content_type, delivery.body, now_ms)
         if delivery.traceparent is not None:
             headers.append(("traceparent", delivery.traceparent))
-        lane.in_flight += 1
-        job.intake.in_flight += 1
-        self._in_flight += 1
-        self._sender.post(lane.route, headers, delivery.body, partial(self._posted, lane, job, now_ms))
+        self._sender.post(lane.route, headers, delivery.body, partial(self._posted, lane, (job,), now_ms, late))
 
-    def _posted(self, lane: Lane, job: Job, started_ms: int, result: PostResult) -> None:
+    def _start_batch(self, lane: Lane, first: Job, late: bool) -> None:
+        """The first job, with what else waits, in one POST."""
+        jobs, size = [first], len(first.delivery.body)
+        most = lane.subscription.batch_max
+        for queue in (lane.late, lane.fresh) if late else (lane.fresh, lane.late):
+            while queue and len(jobs) < most and size + len(queue[0].delivery.body) <= BATCH_BYTES_MAX:
+                job = queue.popleft()
+                if not job.intake.ledger.live:
+                    self._drop(job)
+                    continue
+                job.intake.in_flight += 1
+                size += len(job.delivery.body)
+                jobs.append(job)
+        now_ms = self._clock.now_ms()
+        lane.waiting_since = self._clock.monotonic()
+        identifier = batch_id([job.delivery.id for job in jobs])
+        events = [(job.delivery.id, job.delivery.body) for job in jobs]
+        body = batch_body(identifier, events, lane.subscription.format)
+        headers = _headers(lane, identifier, "application/json", body, now_ms)
+        self._sender.post(lane.route, headers, body, partial(self._posted, lane, tuple(jobs), now_ms, late))
+
+    def _origin_lets(self, lane: Lane, job: Job, now: float) -> bool:
+        """Whether the origin may have one more now; if not, the job goes back to the head of its queue."""
+        origin = lane.route.origin
+        bucket = self._origins.get(origin)
+        if bucket is None:
+            if len(self._origins) >= self._limits.lanes_max:
+                self._origins.clear()
+            rate = self._limits.origin_rate_max
+            bucket = self._origins[origin] = TokenBucket(rate, max(1.0, rate / 10))
+        wait_s = bucket.wait_s(now)
+        if wait_s > 0:
+            (lane.late if job.late else lane.fresh).appendleft(job)
+            lane.closed_until = max(lane.closed_until, now + wait_s)
+            return False
+        bucket.take(now)
+        return True
+
+    # --- results ----------------------------------------------------------------------------------
+
+    def _posted(self, lane: Lane, jobs: tuple[Job, ...], started_ms: int, late: bool, result: PostResult) -> None:
         """The sender's answer."""
         lane.in_flight -= 1
-        lane.served += 1
-        job.intake.in_flight -= 1
+        lane.late_in_flight -= late
+        lane.served += len(jobs)
         self._in_flight -= 1
-        if not job.intake.ledger.live:
-            self._drop(job)
-        elif succeeded(result):
-            self._counters["delivered"] += 1
-            delivery = job.delivery
-            self._finish(job, (self._attempt(delivery, delivery.attempt + 1, "delivered", started_ms, result),))
-        else:
-            self._judge(lane.subscription, job, started_ms, result)
+        notes = self._observe(lane, started_ms, result)
+        ok = succeeded(result)
+        for job in jobs:
+            job.intake.in_flight -= 1
+            if not job.intake.ledger.live:
+                self._drop(job)
+            elif ok:
+                self._counters["delivered"] += 1
+                delivery = job.delivery
+                attempt = self._records.attempt(delivery, delivery.attempt + 1, "delivered", started_ms, result)
+                self._finish(job, (attempt, *notes))
+                notes = ()
+            else:
+                self._judge(lane, job, started_ms, result, notes)
+                notes = ()
         self._offer(lane)
+        if lane.parked and lane.held <= lane.limit:
+            self._draw(lane)
         if not self._filling:
             # Once for all answers of this turn of the loop: requests leave in bursts, which wakes the receivers, and
             # us, less often. It saves a fifth of a delivery's cost.
@@ -419,69 +532,541 @@ class Dispatch:
         if self._admitted <= self._admit_below or self._giving_up:
             self._changed.set()
 
-    def _fill_soon(self) -> None:
-        self._filling = False
-        self._fill()
-
-    def _judge(self, subscription: Subscription, job: Job, started_ms: int, result: PostResult) -> None:
+    def _judge(self, lane: Lane, job: Job, started_ms: int, result: PostResult, notes: Sequence[Out]) -> None:
         """Not delivered: again, or never, or not for us to say."""
-        delivery = job.delivery
+        delivery, subscription, records = job.delivery, lane.subscription, self._records
         number = delivery.attempt + 1
+        now_ms = self._clock.now_ms()
         verdict = judge(
             result,
             attempts=number,
             schedule_ms=subscription.retry_schedule_ms,
             reject_statuses=subscription.reject_statuses,
-            now_ms=self._clock.now_ms(),
+            now_ms=now_ms,
             jitter=self._clock.jitter(),
         )
         match verdict:
             case RetryAt(due_ms):
                 self._counters["retried"] += 1
-                later = _after(delivery, number, due_ms, started_ms, result)
-                attempt = self._attempt(delivery, number, "retryable", started_ms, result, due_ms)
-                wait_ms = due_ms - self._clock.now_ms()
-                hold_ms = tier_hold_ms(wait_ms, slack_ms(wait_ms))
-                self._finish(job, (attempt, self._to_tier(job, later, hold_ms)))
+                later = after(delivery, number, due_ms, started_ms, result)
+                attempt = records.attempt(delivery, number, "retryable", started_ms, result, due_ms)
+                self._finish(job, (attempt, self._again(lane, job, later, now_ms), *notes), again=True)
             case Dead(reason):
                 self._counters[f"dead:{reason}"] += 1
                 outcome = "exhausted" if reason == "exhausted" else "rejected"
-                last = _after(delivery, number, 0, started_ms, result)
-                letter = self._dead_letter(last, reason, result.detail or "", self._clock.now_ms())
-                self._finish(job, (self._attempt(delivery, number, outcome, started_ms, result), letter))
+                last = after(delivery, number, 0, started_ms, result)
+                letter = records.dead_letter(last, reason, result.detail or "", now_ms)
+                attempt = records.attempt(delivery, number, outcome, started_ms, result)
+                self._finish(job, (attempt, letter, *notes))
             case Interrupted():
                 self._drop(job)
             case _:
                 assert_never(verdict)
 
+    def _again(self, lane: Lane, job: Job, later: Delivery, now_ms: int) -> Out:
+        """The record of the next attempt: in a tier, or in the log where the order is to be kept."""
+        partition = job.intake.partition
+        if job.order is None:
+            wait_ms = later.due_ms - now_ms
+            return self._records.to_tier(later, tier_hold_ms(wait_ms, slack_ms(wait_ms)), partition)
+        lane.parked = True
+        return self._records.parked(later, partition, job.order._replace(due_ms=later.due_ms))
+
+    # --- health -----------------------------------------------------------------------------------
+
+    def _health_of(self, subscription: Subscription) -> Health:
+        """As it is stored, unless the endpoint is another one by now."""
+        state = self._endpoints.get(subscription.id)
+        if state is None or (state.url_hash and state.url_hash != url_hash(subscription.url)):
+            return Health()
+        return Health.restored(
+            circuit=state.circuit,
+            opened_ms=state.opened_ms,
+            until_ms=state.until_ms,
+            openings=state.openings,
+            failing_since_ms=state.failing_since_ms,
+            disabled_ms=state.disabled_ms,
+            disabled_reason=state.disabled_reason,
+        )
+
+    def _observe(self, lane: Lane, started_ms: int, result: PostResult) -> tuple[Out, ...]:
+        """Let the endpoint's limits learn from an answer; the records of what changed."""
+        if result.cause == "shutdown":
+            return ()
+        status = result.status
+        ok = 200 <= status <= 299
+        if lane.gradient is not None:
+            lane.gradient.observe(result.duration_us, lane.in_flight + 1, ok)
+            lane.relimit()
+        if lane.slow_start is not None and ok:
+            lane.slow_start.succeeded()
+            if lane.slow_start.limit >= lane.subscription.max_in_flight:
+                lane.slow_start = None
+            lane.relimit()
+        if result.allowed_rate is not None and (rate := parse_allowed_rate(result.allowed_rate)) is not None:
+            lane.allow_rate(rate)
+        if not ok and status in (429, 502, 503, 504):
+            self._slow_down(lane, result)
+        elif lane.gate_failures:
+            lane.gate_failures = 0
+        now_ms = self._clock.now_ms()
+        change = lane.health.observe(
+            status,
+            result.cause,
+            now_ms,
+            jitter=self._clock.jitter() if not ok else 0.0,
+            disable_after_ms=lane.subscription.disable_after_ms,
+            started_ms=started_ms,
+        )
+        return () if change is UNCHANGED else self._adopt_change(lane, change, now_ms)
+
+    def _slow_down(self, lane: Lane, result: PostResult) -> None:
+        """The endpoint asks for patience: nothing is sent for a while, not just not this delivery."""
+        wait_ms = parse_retry_after_ms(result.retry_after, self._clock.now_ms())
+        if wait_ms is None:
+            if result.status != 429:
+                return
+            wait_s = PATIENCE_S[min(lane.gate_failures, len(PATIENCE_S) - 1)]
+            lane.gate_failures += 1
+        else:
+            wait_s = wait_ms / 1000
+        lane.closed_until = max(lane.closed_until, self._clock.monotonic() + wait_s)
+        if wait_s > GATE_PARK_S:
+            self._clear(lane)
+            self._offer_later(lane, wait_s)
+
+    def _adopt_change(self, lane: Lane, change: Change, now_ms: int) -> tuple[Out, ...]:
+        """Act on what changed in an endpoint's health, and make its records."""
+        subscription, health = lane.subscription, lane.health
+        out: list[Out] = []
+        if change.circuit is not None or change.disabled:
+            lane.relimit()
+            if not change.again:
+                kind: Kind = (
+                    "endpoint.disabled"
+                    if change.disabled
+                    else "circuit.opened"
+                    if change.circuit == "opened"
+                    else "circuit.closed"
+                )
+                out.append(self._operation(kind, subscription, now_ms, health.disabled_reason))
+            if lane.shut:
+                self._clear(lane)
+                self._watch_circuit(lane)
+            else:
+                lane.slow_start = SlowStart(subscription.max_in_flight)
+                lane.relimit()
+                self._resume(lane)
+        if change.persist:
+            state = EndpointState(
+                subscription_id=subscription.id,
+                **health.fields(),
+                url_hash=url_hash(subscription.url),
+                changed_ms=now_ms,
+                writer=self._worker,
+            )
+            out.append(self._records.state(state))
+        return tuple(out)
+
+    def _operation(self, kind: Kind, subscription: Subscription, now_ms: int, reason: str) -> Out:
+        self._counters[kind] += 1
+        logger.warning("%s: %s %s", subscription.id, kind, reason)
+        operation = Operation(
+            kind=kind, subscription_id=subscription.id, tenant=subscription.tenant, at_ms=now_ms, reason=reason
+        )
+        return self._records.operation(operation)
+
+    def _watch_circuit(self, lane: Lane) -> None:
+        """Let a probe through when the circuit was open for long enough."""
+        circuit = lane.health.circuit
+        if circuit.state != "open" or lane.circuit_timer is not None or lane.health.disabled_ms:
+            return
+        wait_s = max(0.0, (circuit.until_ms - self._clock.now_ms()) / 1000)
+        loop = asyncio.get_running_loop()
+        lane.circuit_timer = loop.call_later(wait_s, self._half_open, lane)
+
+    def _half_open(self, lane: Lane) -> None:
+        lane.circuit_timer = None
+        if self._lanes.get(lane.subscription.id) is not lane or self._stopping:
+            return
+        if not lane.health.circuit.tick(self._clock.now_ms()):
+            self._watch_circuit(lane)
+            return
+        lane.relimit()
+        self._resume(lane)
+
+    def _resume(self, lane: Lane) -> None:
+        """A lane that was shut is not any more."""
+        for key in list(lane.keys):
+            self._advance(lane, key)
+        self._offer(lane)
+        self._draw(lane)
+        self._fill()
+
+    def _clear(self, lane: Lane) -> None:
+        """Nothing of a lane waits in memory any more."""
+        for job in lane.flush():
+            if lane.health.disabled_ms and job.intake.log is None:
+                self._bury(job, self._clock.now_ms(), "disabled", _why_disabled(lane.health))
+            else:
+                self._park(job, lane)
+
+    def _on_endpoint(self, old: EndpointState | None, new: EndpointState | None) -> None:
+        """The health table changed. What this worker wrote is no news; what the owner did, or a worker that had the
+        partition meanwhile, counts."""
+        state = new or old
+        assert state is not None
+        lane = self._lanes.get(state.subscription_id)
+        if lane is None or (new is not None and new.writer == self._worker):
+            return
+        lane.health = self._health_of(lane.subscription)
+        self._reopen(lane)
+
+    def _on_subscription(self, old: Subscription | None, new: Subscription | None) -> None:
+        """The subscriptions table changed."""
+        subscription = new or old
+        assert subscription is not None
+        lane = self._lanes.get(subscription.id)
+        if new is None:
+            if lane is not None:
+                self._end_lane(lane)
+        elif lane is not None:
+            self._change_lane(lane, new)
+        for intake in self._parking.holders(subscription.id):
+            self._parking.wake(intake)
+
+    def _end_lane(self, lane: Lane) -> None:
+        """The subscription is gone, and so is what waits for it."""
+        del self._lanes[lane.subscription.id]
+        lane.cancel_timers()
+        now_ms = self._clock.now_ms()
+        for job in lane.flush():
+            self._cancel(job, now_ms)
+        for intake in self._parking.holders(lane.subscription.id):
+            self._loosen(intake, lane.subscription.id)
+
+    def _change_lane(self, lane: Lane, new: Subscription) -> None:
+        old = lane.subscription
+        try:
+            route = self._sender.route(new.url, new.headers, new.timeout_ms / 1000)
+        except ValueError as error:
+            now_ms = self._clock.now_ms()
+            del self._lanes[new.id]
+            lane.cancel_timers()
+            for job in lane.flush():
+                self._bury(job, now_ms, "invalid_endpoint", str(error))
+            return
+        lane.adopt(new, route)
+        if new.url != old.url:
+            lane.health = Health()
+        if old.ordered and not new.ordered:
+            jobs = lane.flush()
+            lane.keys.clear()
+            for job in jobs:
+                self._park(job._replace(order=None), lane)
+            for intake in self._parking.holders(new.id):
+                self._loosen(intake, new.id)
+        self._reopen(lane)
+
+    def _reopen(self, lane: Lane) -> None:
+        """The subscription or its health is another one: wait or go on."""
+        lane.relimit()
+        lane.closed_until = 0.0
+        if lane.circuit_timer is not None:
+            lane.circuit_timer.cancel()
+            lane.circuit_timer = None
+        self._watch_circuit(lane)
+        if lane.shut:
+            disabled = lane.subscription.state == "disabled"
+            for job in lane.flush():
+                if disabled and job.intake.log is None:
+                    self._bury(job, self._clock.now_ms(), "disabled", "the subscription is disabled")
+                else:
+                    self._park(job, lane)
+            return
+        self._resume(lane)
+
+    # --- parked deliveries ------------------------------------------------------------------------
+
+    def _follow(self, intake: Intake, records: Iterable[Record]) -> None:
+        """The log goes on."""
+        for name in self._parking.follow(intake, records):
+            lane = self._lane(name)
+            if lane is None or not lane.shut:
+                if lane is not None:
+                    lane.parked = True
+                self._parking.wake(intake)
+        if self._order_waits:
+            self._look_at_order(intake.partition)
+        if self._expiry is None:
+            self._expiry = asyncio.get_running_loop().call_later(EXPIRY_EVERY_S, self._look_for_expired)
+        self._fill()
+
+    def _lane(self, subscription_id: str) -> Lane | None:
+        """The lane of a subscription; None when it is gone, or cannot be sent to."""
+        lane = self._lanes.get(subscription_id)
+        if lane is None and (subscription := self._table.get(subscription_id)) is not None:
+            try:
+                lane = self._new_lane(subscription)
+            except ValueError:
+                return None
+        return lane
+
+    def _draw(self, lane: Lane) -> None:
+        """Read on for this lane, if anything of it is parked."""
+        while lane.later and self._few_wanted(lane):
+            key = next(iter(lane.later))
+            del lane.later[key]
+            self._advance(lane, key)
+        holders = self._parking.holders(lane.subscription.id)
+        lane.parked = bool(holders)
+        for intake in holders:
+            self._parking.wake(intake)
+
+    def _appetite(self, subscription_id: str, lot: Lot) -> int:
+        """How many parked deliveries of a subscription may be taken into memory now."""
+        room = self._admit_below - self._admitted
+        if room <= 0 or self._admitted_bytes > self._bytes_below or self._stopping:
+            return 0
+        lane = self._lane(subscription_id)
+        if lane is None:
+            return room  # to be cancelled
+        if lot.since_ms and lot.since_ms < self._clock.now_ms() - PARKED_MS_MAX:
+            return room
+        if lane.shut:
+            return 0
+        if lane.probing:
+            return 0 if lane.held or lane.in_flight else 1
+        if lane.closed_until - self._clock.monotonic() > GATE_PARK_S / 2:
+            return 0
+        if lane.subscription.ordered:  # what is asked for is what can be sent next
+            return min(room, max(1, ORDERED_HELD_MAX - lane.held))
+        ahead = min(max(2 * lane.limit, 2 * lane.subscription.batch_max, AHEAD_MIN), AHEAD_MAX)
+        return min(room, ahead - lane.held)
+
+    def _taken(self, intake: Intake, record: Record, subscription_id: str, order: Order | None) -> None:
+        """A parked record was read."""
+        self._admitted += 1
+        now_ms = self._clock.now_ms()
+        try:
+            delivery = self._decode(record.value())
+        except UndecodableError as error:
+            self._quarantine(intake, record, error, subscription_id)
+            return
+        self._admitted_bytes += len(delivery.body)
+        subscription = self._table.get(subscription_id)
+        lane = self._lane(subscription_id)
+        if subscription is None or not subscription.ordered:
+            order = None
+        job = Job(delivery, intake, record.offset(), order)
+        if subscription is None:
+            self._cancel(job, now_ms)
+        elif 0 < record.timestamp()[1] < now_ms - PARKED_MS_MAX:
+            if lane is not None and order is not None:
+                lane.unref(order, record.offset())
+            self._bury(job, now_ms, "expired", f"parked for more than {PARKED_MS_MAX // 86_400_000} days")
+        elif lane is None:
+            self._bury(job, now_ms, "invalid_endpoint", "the endpoint's URL or headers cannot be used")
+        elif lane.shut or (lane.probing and (lane.held or lane.in_flight)):
+            self._park(job, lane)
+        elif order is None:
+            if delivery.due_ms > now_ms:
+                self._wait(job, delivery.due_ms - now_ms)
+                return
+            lane.put(job)
+            self._offer(lane)
+        elif delivery.due_ms > now_ms or (lane.held >= ORDERED_HELD_MAX and not lane.first(order)):
+            self._park(job, lane)
+        else:
+            lane.put_ordered(job, order)
+            self._advance(lane, order.key)
+        if not self._filling:
+            self._filling = True
+            asyncio.get_running_loop().call_soon(self._fill_soon)
+
+    def _park(self, job: Job, lane: Lane) -> None:
+        """Into the log, without spending an attempt; what came from there stays where it is."""
+        log, order = job.intake.log, job.order
+        if not job.intake.ledger.live:
+            self._drop(job)
+            return
+        if log is not None:
+            self._admitted -= 1
+            self._admitted_bytes -= len(job.delivery.body)
+            log.put_back(job.offset, wanted=order is None)
+            if order is not None:
+                lane.add_ref(order._replace(due_ms=job.delivery.due_ms), job.offset)
+            return
+        self._counters["parked"] += 1
+        if order is not None:
+            lane.key_queue(order.key).pipe.add(order.number)
+        lane.parked = True
+        self._settle(job, (self._records.parked(job.delivery, job.intake.partition, order),))
+
+    def _look_for_expired(self) -> None:
+        """Wake those whose oldest records may have waited for too long."""
+        self._expiry = None
+        if self._stopping:
+            return
+        for intake, name in self._parking.expired(self._clock.now_ms() - PARKED_MS_MAX):
+            self._loosen(intake, name)
+            self._parking.wake(intake)
+        self._expiry = asyncio.get_running_loop().call_later(EXPIRY_EVERY_S, self._look_for_expired)
+
+    def _loosen(self, intake: Intake, subscription_id: str) -> None:
+        """Ordered records are to be read without regard to their order: they expired, or it counts no more."""
+        assert intake.log is not None
+        lot = intake.log.lots.get(subscription_id)
+        if lot is not None and lot.ordered is not None:
+            lot.wanted.update(offset for offset in lot.ordered.unfinished() if offset not in lot.opened)
+
+    # --- order ------------------------------------------------------------------------------------
+
+    def _placed(self, job: Job, lane: Lane) -> Job:
+        """The job with its place among those with its key. Only what comes from fan-out, and from the log, has one."""
+        intake = job.intake
+        if job.order is not None or intake.topic != self._topics.deliveries:
+            return job
+        if lane.partition < 0:
+            lane.partition = intake.partition
+        if lane.partition != intake.partition:  # two partitions have no order between them
+            return job
+        key = ordering_key(job.delivery, lane.subscription.ordering_key)
+        return job._replace(order=Order(key, job.offset))
+
+    def _seen(self, intake: Intake, subscription_id: str, offset: int, order: Order | None) -> None:
+        """An ordered record was seen in the log, or (None) it was finished in another epoch."""
+        lane = self._lane(subscription_id)
+        if lane is None:
+            return
+        if order is None:
+            lane.unref_offset(offset)
+            return
+        if not lane.subscription.ordered:
+            self._loosen(intake, subscription_id)
+            return
+        if lane.partition < 0:
+            lane.partition = intake.partition
+        lane.add_ref(order, offset)
+        self._advance(lane, order.key)
+
+    def _advance(self, lane: Lane, key: str) -> None:
+        """Bring the next delivery of an ordering key on its way."""
+        if lane.shut:
+            return
+        if not self._order_known(lane):
+            return
+        step = lane.advance(key, self._clock.now_ms())
+        if step.due_ms:
+            heapq.heappush(self._dues, (step.due_ms, lane.subscription.id, key))
+            self._wake_for_dues()
+        if step.read and (intake := self._parking.intake(lane.partition)) is not None:
+            assert intake.log is not None
+            lot = intake.log.lots.get(lane.subscription.id)
+            if lot is None or len(lot.wanted) >= WANTED_MAX:
+                lane.key_queue(key).reading.difference_update(step.read)
+                lane.later[key] = None
+            else:
+                lot.wanted.update(step.read)
+                self._parking.wake(intake)
+        self._offer(lane)
+
+    def _few_wanted(self, lane: Lane) -> bool:
+        intake = self._parking.intake(lane.partition)
+        if intake is None or intake.log is None:
+            return False
+        lot = intake.log.lots.get(lane.subscription.id)
+        return lot is not None and len(lot.wanted) < WANTED_MAX
+
+    def _order_known(self, lane: Lane) -> bool:
+        """Whether all that may stand before a delivery has been seen: the log as it was when this epoch began, and the
+        deliveries that were finished out of order before it."""
+        partition = lane.partition
+        ledger = self._ledger(self._topics.deliveries, partition)
+        if self._parking.restored(partition) and (ledger is None or not ledger.restoring):
+            return True
+        self._order_waits.setdefault(partition, set()).add(lane.subscription.id)
+        if partition not in self._parking.fences:
+            intake = self._intakes.get((self._topics.deliveries, partition)) or self._parking.intake(partition)
+            if intake is not None:
+                token = f"{self._worker} {self._clock.now_ms()} {self._clock.jitter()}"
+                self._parking.fences[partition] = token
+                fence = self._records.fence(partition, token)
+                self._settler.settle(intake.topic, partition, intake.ledger, (), (fence,))
+        return False
+
+    def _look_at_order(self, partition: int) -> None:
+        waiting = self._order_waits.pop(partition, None)
+        for subscription_id in waiting or ():
+            lane = self._lanes.get(subscription_id)
+            for key in list(lane.keys) if lane is not None else ():
+                assert lane is not None
+                self._advance(lane, key)
+
+    def _wake_for_dues(self) -> None:
+        if self._due_timer is not None:
+            self._due_timer.cancel()
+        if self._dues and not self._stopping:
+            wait_s = max(0.0, (self._dues[0][0] - self._clock.now_ms()) / 1000)
+            self._due_timer = asyncio.get_running_loop().call_later(wait_s, self._on_due)
+
+    def _on_due(self) -> None:
+        self._due_timer = None
+        now_ms = self._clock.now_ms()
+        while self._dues and self._dues[0][0] <= now_ms:
+            _, subscription_id, key = heapq.heappop(self._dues)
+            if (lane := self._lanes.get(subscription_id)) is not None:
+                self._advance(lane, key)
+        self._wake_for_dues()
+        self._fill()
+
     # --- ends -------------------------------------------------------------------------------------
 
-    def _finish(self, job: Job, records: Sequence[Out]) -> None:
+    def _finish(self, job: Job, records: Sequence[Out], *, again: bool = False) -> None:
+        """Hand over what became of a delivery; `again` when it is to be seen in the log once more."""
+        order = job.order
+        if order is None:
+            self._settle(job, records)
+            return
+        lane = self._lanes.get(job.delivery.subscription_id)
+        if lane is not None:
+            lane.ended(order, again=again)
+        self._settle(job, records)
+        if lane is not None:
+            if again:  # the others would wait in memory for long, and hold up their partition
+                for waiting in lane.waiting_jobs(order.key):
+                    self._park(waiting, lane)
+            self._advance(lane, order.key)
+
+    def _settle(self, job: Job, records: Sequence[Out]) -> None:
         self._admitted -= 1
+        self._admitted_bytes -= len(job.delivery.body)
         intake = job.intake
+        if intake.log is not None:
+            records = (*records, self._marker(intake, job.delivery.subscription_id, job.offset))
         self._settler.settle(intake.topic, intake.partition, intake.ledger, (job.offset,), records)
+
+    def _marker(self, intake: Intake, subscription_id: str, offset: int) -> Out:
+        assert intake.log is not None
+        floor = intake.log.floor_without(offset)
+        return self._records.finished(subscription_id, intake.partition, offset, floor)
 
     def _drop(self, job: Job) -> None:
         """Leave it to whoever owns the partition next: its offset is not finished."""
         self._admitted -= 1
+        self._admitted_bytes -= len(job.delivery.body)
 
     def _cancel(self, job: Job, now_ms: int) -> None:
         """The subscription is gone."""
         self._counters["cancelled"] += 1
-        attempt = Attempt(job.delivery.attempt, "cancelled", now_ms, detail="the subscription was deleted")
-        self._finish(job, (self._attempt_record(job.delivery, attempt),))
+        end = self._records.end(job.delivery, "cancelled", now_ms, "the subscription was deleted")
+        self._finish(job, (end,))
 
     def _bury(self, job: Job, now_ms: int, reason: str, detail: str) -> None:
         """A dead letter without an attempt."""
         self._counters[f"dead:{reason}"] += 1
-        attempt = Attempt(job.delivery.attempt, "rejected", now_ms, detail=detail)
-        letter = self._dead_letter(job.delivery, reason, detail, now_ms)
-        self._finish(job, (self._attempt_record(job.delivery, attempt), letter))
-
-    def _park(self, job: Job, hold_ms: int) -> None:
-        """Put aside for a tier's hold, without spending an attempt: due as before, so it does not hop on from there."""
-        self._counters["parked"] += 1
-        self._finish(job, (self._to_tier(job, job.delivery, hold_ms),))
+        end = self._records.end(job.delivery, "rejected", now_ms, detail)
+        self._finish(job, (end, self._records.dead_letter(job.delivery, reason, detail, now_ms)))
 
     def _hop(self, job: Job, wait_ms: int) -> None:
         """Released by a tier, and not due yet: on to a shorter one."""
@@ -489,44 +1074,17 @@ class Dispatch:
         delivery = job.delivery
         failed = delivery.tries[-1] if delivery.tries else None
         delay_ms = 0 if failed is None else delivery.due_ms - failed.started_ms - failed.duration_us // 1000
-        self._finish(job, (self._to_tier(job, delivery, tier_hold_ms(wait_ms, slack_ms(delay_ms))),))
+        hold_ms = tier_hold_ms(wait_ms, slack_ms(delay_ms))
+        self._finish(job, (self._records.to_tier(delivery, hold_ms, job.intake.partition),))
 
-    def _quarantine(self, intake: Intake, record: Record, error: UndecodableError) -> None:
-        out = quarantined(self._topics.quarantine, intake.topic, intake.partition, record, error, self._counters)
+    def _quarantine(
+        self, intake: Intake, record: Record, error: UndecodableError, subscription_id: str | None = None
+    ) -> None:
+        out = [quarantined(self._topics.quarantine, intake.topic, intake.partition, record, error, self._counters)]
         self._admitted -= 1
-        self._settler.settle(intake.topic, intake.partition, intake.ledger, (record.offset(),), (out,))
-
-    # --- records ----------------------------------------------------------------------------------
-
-    def _to_tier(self, job: Job, delivery: Delivery, hold_ms: int) -> Out:
-        """To the same partition of the tier, whatever the key hashes to: it must stay with this endpoint's worker."""
-        topic = self._tiers[hold_ms]
-        key = delivery.subscription_id.encode()
-        return (topic, key, encode_delivery(self._delivery_header, delivery), job.intake.partition, None)
-
-    def _attempt(
-        self, delivery: Delivery, number: int, outcome: str, started_ms: int, result: PostResult, due_ms: int = 0
-    ) -> Out:
-        attempt = Attempt(
-            number,
-            outcome,
-            started_ms,
-            result.duration_us,
-            result.status,
-            result.cause or "",
-            result.detail or "",
-            result.excerpt and result.excerpt[:EXCERPT_BYTES_MAX],
-            due_ms,
-        )
-        return self._attempt_record(delivery, attempt)
-
-    def _attempt_record(self, delivery: Delivery, attempt: Attempt) -> Out:
-        value = encode_attempt(self._attempt_header, delivery, attempt)
-        return (self._attempts_topic, delivery.subscription_id.encode(), value, -1, None)
-
-    def _dead_letter(self, delivery: Delivery, reason: str, detail: str, now_ms: int) -> Out:
-        value = encode_dead_letter(self._dead_header, delivery, reason, detail, now_ms)
-        return (self._topics.dead, delivery.subscription_id.encode(), value, -1, None)
+        if subscription_id is not None:
+            out.append(self._marker(intake, subscription_id, record.offset()))
+        self._settler.settle(intake.topic, intake.partition, intake.ledger, (record.offset(),), out)
 
     # --- giving up partitions, and the end --------------------------------------------------------
 
@@ -542,16 +1100,7 @@ class Dispatch:
         settled by then counts for nobody here.
         """
         intakes = [self._intakes[key] for key in partitions if key in self._intakes]
-        for intake in intakes:
-            self._forget(intake)
-        for lane in self._lanes.values():  # what has not started is the next owner's
-            if lane.queue:
-                gone = [job for job in lane.queue if job.intake in intakes]
-                if gone:
-                    lane.queue = deque(job for job in lane.queue if job.intake not in intakes)
-                    self._admitted -= len(gone)
-                    lane.ready = lane.ready and bool(lane.queue)
-        self._ready = deque(lane for lane in self._ready if lane.ready)
+        self._forget(intakes)
         self._giving_up += 1
         self._changed.set()
         try:
@@ -569,26 +1118,48 @@ class Dispatch:
     async def stop(self, deadline_s: float) -> None:
         """Start nothing more, and give up everything."""
         self._stopping = True
-        if self._relief is not None:
-            self._relief.cancel()
+        for timer in (self._relief, self._due_timer, self._expiry):
+            if timer is not None:
+                timer.cancel()
         self._changed.set()
         await self.give_up(list(self._intakes), deadline_s)
+        for lane in self._lanes.values():
+            lane.cancel_timers()
 
-    def _forget(self, intake: Intake) -> None:
-        self._intakes.pop((intake.topic, intake.partition), None)
-        intake.records.clear()
-        if intake.timer is not None:
-            intake.timer.cancel()
-            intake.timer = None
+    def _forget(self, intakes: Sequence[Intake]) -> None:
+        """What has not started is the next owner's."""
+        for intake in intakes:
+            self._intakes.pop((intake.topic, intake.partition), None)
+            intake.records.clear()
+            if intake.timer is not None:
+                intake.timer.cancel()
+                intake.timer = None
+            if intake.log is not None:
+                self._parking.forget(intake)
+            self._order_waits.pop(intake.partition, None)
+        for lane in self._lanes.values():
+            if lane.held or lane.keys:
+                for job in lane.forget(intakes):
+                    self._drop(job)
+        self._fair.keep(lambda lane: bool(lane.fresh or lane.late) or self._not_ready(lane))
+        for name, lane in list(self._lanes.items()):  # should they come back, their stored health counts
+            if not (lane.held or lane.keys or lane.in_flight):
+                self._lanes.pop(name).cancel_timers()
+
+    def _not_ready(self, lane: Lane) -> bool:
+        lane.ready = False
+        return False
 
 
-def _after(delivery: Delivery, number: int, due_ms: int, started_ms: int, result: PostResult) -> Delivery:
-    """The delivery with this attempt in its memory."""
-    entry = Try(started_ms, result.duration_us, result.status, result.cause or "", result.excerpt[:EXCERPT_BYTES_MAX])
-    return msgspec.structs.replace(
-        delivery,
-        attempt=number,
-        due_ms=due_ms,
-        first_attempt_ms=delivery.first_attempt_ms or started_ms,
-        tries=(*delivery.tries, entry),
-    )
+def _headers(lane: Lane, identifier: str, content_type: str, body: bytes, now_ms: int) -> list[tuple[str, str]]:
+    timestamp_s = now_ms // 1000
+    return [
+        ("content-type", content_type),
+        ("webhook-id", identifier),
+        ("webhook-timestamp", str(timestamp_s)),
+        ("webhook-signature", lane.signer.sign(identifier, timestamp_s, body)),
+    ]
+
+
+def _why_disabled(health: Health) -> str:
+    return f"the endpoint is disabled ({health.disabled_reason})"

@@ -49,7 +49,20 @@ class Settings(BaseSettings):
     )
     allow_private_networks: bool = Field(default=False, description="deliver to loopback and private addresses too")
     proxy: str | None = Field(default=None, description="deliver through this HTTP proxy (with the aiohttp sender)")
-    in_flight_max: int = Field(default=512, ge=1, le=65_536, description="POSTs under way in one worker")
+    guarantee: Literal["exactly_once", "at_least_once"] = Field(
+        default="exactly_once",
+        description="at_least_once: no transactions, lower latency, records may double after a crash",
+    )
+    in_flight_max: int = Field(default=1_024, ge=1, le=65_536, description="POSTs under way in one worker")
+    origin_rate_max: float = Field(
+        default=0.0,
+        ge=0,
+        le=1_000_000,
+        description="POSTs a second from one worker to one scheme, host and port; 0: no limit",
+    )
+    tenant_weights: dict[str, float] = Field(
+        default={}, description='shares of tenants when a worker is busy, as JSON: {"acme": 4}; 1 for all others'
+    )
     drain_s: float = Field(
         default=20.0, ge=0, le=600, description="how long a stop or rebalance waits for POSTs under way"
     )

@@ -13,8 +13,8 @@ from connectors.registry import ConfluentRegistry, FolderRegistry, registry_from
 from schemas.codec import own_schema
 from schemas.delivery import dead_letter_schema
 from schemas.topics import Topics
-from streams.dispatch import DeliverySchemas
 from streams.ports import Registry
+from streams.records import DeliverySchemas
 from streams.settings import Settings
 
 Role = Literal["fan-out", "delivery"]

@@ -71,7 +71,7 @@ class Ledger:
         already = [offset for offset in offsets if offset in self._restored]
         for offset in already:
             self.finish(offset)
-        if self._last > max(self._restored):
+        if self._last >= max(self._restored):
             self._restored = frozenset()
         return already
 
@@ -98,6 +98,20 @@ class Ledger:
             return
         for offset in offsets:
             self.finish(offset)
+
+    def finished(self, offset: int) -> bool:
+        """Whether nothing is left to do for an offset: it was finished, or never opened."""
+        return offset < self._position or offset in self._done or offset > self._last
+
+    def unfinished(self) -> list[int]:
+        """The opened offsets that are not finished, ascending."""
+        done = self._done
+        return [offset for offset in self._opened if offset not in done]
+
+    @property
+    def restoring(self) -> bool:
+        """True while records may come that committed metadata says are finished, or that stand before such."""
+        return bool(self._restored)
 
     @property
     def position(self) -> int:

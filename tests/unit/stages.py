@@ -66,12 +66,12 @@ class World:
     """Kafka, table, clock and settler, all in memory; the settler runs inside `running()`."""
 
     def __init__(self, **settler_options: int) -> None:
-        self.kafka = MemoryKafka({spec.name: spec.partitions for spec in TOPICS.specs()})
+        self.clock = ManualClock()
+        self.kafka = MemoryKafka({spec.name: spec.partitions for spec in TOPICS.specs()}, now_ms=self.clock.now_ms)
         self.member = MemoryMember(GROUP)
         self.publisher = MemoryPublisher(self.kafka, "tx", lambda: self.member)
         self.settler = Settler(self.publisher, **settler_options)
         self.table = MemoryTable(MatchIndex())
-        self.clock = ManualClock()
         self.counters = Counters()
         self._next: dict[tuple[str, int], int] = {}
         self._ledgers: dict[tuple[str, int], OffsetLedger] = {}

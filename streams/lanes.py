@@ -1,0 +1,389 @@
+"""Lanes: what waits for one endpoint inside a worker, and which of it may be sent next.
+
+A lane keeps first attempts and late deliveries (retries, and what was parked) in queues of their own, each with a share
+of the endpoint's places, and for an ordered subscription one queue for each ordering key. It knows how many POSTs the
+endpoint may have at a time, and since when and until when it may have none at all: its health, its gate, its rate.
+
+This file sends nothing, writes nothing and reads no clock; between lanes, `streams/core/fair.py` chooses.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from bisect import bisect_left, insort
+from collections import deque
+from collections.abc import Collection
+from operator import attrgetter
+from typing import NamedTuple
+
+from schemas.delivery import Delivery
+from schemas.frame import OffsetLedger, Record
+from schemas.subscription import Subscription
+from streams.core.health import Health
+from streams.core.limits import GradientLimit, SlowStart, TokenBucket
+from streams.core.parked import Order, ParkedLog
+from streams.core.signing import Signer
+from streams.ports import Route
+
+#: What a delivery costs in the turn between lanes beside its body: its headers and its record, in bytes.
+JOB_BYTES = 1_024
+#: The part of a lane's places that late deliveries leave to first attempts: one in so many, and one at least.
+FRESH_SHARE = 4
+#: Parked deliveries of one ordering key that are read ahead.
+KEY_AHEAD = 16
+
+_OFFSET_BITS = 44
+_OFFSET_MASK = (1 << _OFFSET_BITS) - 1
+
+
+class Intake:
+    """The records of one partition, in one assignment epoch."""
+
+    __slots__ = (
+        "blocked", "hold_ms", "in_flight", "ledger", "log", "partition", "reading", "records", "timer", "topic",
+    )  # fmt: skip
+
+    def __init__(self, topic: str, partition: int, ledger: OffsetLedger, hold_ms: int) -> None:
+        self.topic = topic
+        self.partition = partition
+        self.ledger = ledger
+        self.log = ledger if isinstance(ledger, ParkedLog) else None  # where this is a partition of parked deliveries
+        self.hold_ms = hold_ms
+        self.records: deque[Record] = deque()  # not admitted yet
+        self.in_flight = 0
+        self.blocked = False  # by its ledger or by a hold, not by the worker's load
+        self.timer: asyncio.TimerHandle | None = None
+        self.reading: asyncio.Task[None] | None = None
+
+
+class Job(NamedTuple):
+    """An admitted delivery. `order` is its place where the subscription is ordered."""
+
+    delivery: Delivery
+    intake: Intake
+    offset: int
+    order: Order | None = None
+
+    @property
+    def late(self) -> bool:
+        """Not a first attempt that comes straight from fan-out."""
+        return self.delivery.attempt > 0 or self.intake.log is not None
+
+
+_number_of = attrgetter("order.number")
+
+
+class KeyQueue:
+    """What is known to be outstanding for one ordering key of one endpoint, each delivery in exactly one of four
+    places. Only the one with the smallest number may be sent."""
+
+    __slots__ = ("due_ms", "jobs", "pipe", "reading", "refs", "running")
+
+    def __init__(self) -> None:
+        self.jobs: list[Job] = []  # in memory, by number
+        self.refs: list[int] = []  # in the log: number and offset in one integer, ascending
+        self.pipe: set[int] = set()  # written to the log, or about to be, and not seen there yet
+        self.running = -1  # the number of the one that is on its way to the endpoint, or next to go
+        self.reading: set[int] = set()  # offsets asked for
+        self.due_ms: dict[int, int] = {}  # by number, of those in the log that were attempted
+
+    @property
+    def empty(self) -> bool:
+        return self.running < 0 and not (self.jobs or self.refs or self.pipe)
+
+    def add_job(self, job: Job) -> None:
+        insort(self.jobs, job, key=_number_of)
+
+    def add_ref(self, order: Order, offset: int) -> None:
+        self.pipe.discard(order.number)
+        insort(self.refs, order.number << _OFFSET_BITS | offset)
+        self.reading.discard(offset)
+        if order.due_ms:
+            self.due_ms[order.number] = order.due_ms
+
+    def remove_ref(self, order: Order, offset: int) -> None:
+        packed = order.number << _OFFSET_BITS | offset
+        at = bisect_left(self.refs, packed)
+        if at < len(self.refs) and self.refs[at] == packed:
+            del self.refs[at]
+        self.reading.discard(offset)
+
+    def remove_offset(self, offset: int) -> None:
+        """The same, where the number is not known."""
+        self.refs = [packed for packed in self.refs if packed & _OFFSET_MASK != offset]
+        self.reading.discard(offset)
+
+
+class Step(NamedTuple):
+    """What an ordering key needs: these offsets read, and to be looked at again when something is due."""
+
+    read: list[int]
+    due_ms: int = 0
+
+
+_NO_STEP = Step([])
+
+
+class Lane:
+    """One endpoint's queues, places and limits. Its `tenant`, `deficit` and `head_cost` serve the fair queue."""
+
+    __slots__ = (
+        "bounded_until", "bucket", "circuit_timer", "closed_until", "deficit", "fresh", "gate_failures", "gradient",
+        "health", "in_flight", "keys", "late", "late_in_flight", "late_max", "late_turn", "later", "limit", "parked",
+        "partition", "probing", "queue_max", "rate_per_s", "ready", "route", "served", "shut", "signer", "slow_start",
+        "subscription", "tenant", "timer", "waiting", "waiting_since",
+    )  # fmt: skip
+
+    def __init__(self, subscription: Subscription, route: Route, health: Health) -> None:
+        self.fresh: deque[Job] = deque()
+        self.late: deque[Job] = deque()
+        self.late_turn = False
+        self.in_flight = 0
+        self.late_in_flight = 0
+        self.partition = -1  # of an ordered subscription's deliveries
+        self.keys: dict[str, KeyQueue] = {}
+        self.later: dict[str, None] = {}  # keys that want something read, when less is being read
+        self.waiting = 0  # jobs in `keys`
+        self.parked = False  # the log may hold something for it
+        self.ready = False  # it stands in the fair queue
+        self.deficit = 0
+        self.health = health
+        self.closed_until = 0.0  # nothing is sent before (monotonic seconds): gate and rate
+        self.gate_failures = 0  # answers that asked for patience, without one that did not
+        self.timer: asyncio.TimerHandle | None = None
+        self.circuit_timer: asyncio.TimerHandle | None = None
+        self.waiting_since = 0.0  # when the first one of a batch came (monotonic seconds)
+        self.slow_start: SlowStart | None = None
+        self.served = 0  # answers since the worker ran out of room
+        # Set by relief, as long as the lane does not keep up:
+        self.queue_max: int | None = None
+        self.bounded_until = 0.0
+        self.adopt(subscription, route)
+
+    def adopt(self, subscription: Subscription, route: Route) -> None:
+        """Go on with a new version of the subscription."""
+        self.subscription = subscription
+        self.tenant = subscription.tenant
+        self.route = route
+        self.signer = Signer(subscription.secrets)
+        self.bucket: TokenBucket | None = None
+        self.rate_per_s = 0.0
+        if subscription.rate_limit:
+            self.allow_rate(subscription.rate_limit)
+        self.gradient: GradientLimit | None = None
+        if subscription.adaptive_in_flight:
+            self.gradient = GradientLimit(subscription.max_in_flight)
+        self.relimit()
+
+    def allow_rate(self, rate_per_s: float) -> None:
+        """Send no more than this, nor than the subscription's own limit."""
+        own = self.subscription.rate_limit
+        rate_per_s = min(rate_per_s, own) if own else rate_per_s
+        if self.rate_per_s != rate_per_s:
+            self.rate_per_s = rate_per_s
+            self.bucket = TokenBucket(rate_per_s, max(1.0, rate_per_s / 10))
+
+    def relimit(self) -> None:
+        """Work out whether the endpoint may have POSTs, and how many at a time."""
+        circuit = self.health.circuit.state
+        limit = self.subscription.max_in_flight
+        if self.gradient is not None:
+            limit = min(limit, self.gradient.limit)
+        if self.slow_start is not None:
+            limit = min(limit, self.slow_start.limit)
+        self.probing = circuit == "half_open"
+        self.limit = 1 if self.probing else max(limit, 1)
+        self.late_max = self.limit if self.limit < 2 else self.limit - max(1, self.limit // FRESH_SHARE)
+        self.shut = circuit == "open" or self.health.disabled_ms > 0 or self.subscription.state != "active"
+
+    @property
+    def held(self) -> int:
+        """Jobs in memory that are not on their way."""
+        return len(self.fresh) + len(self.late) + self.waiting
+
+    @property
+    def idle(self) -> bool:
+        """Nothing would be lost with it, but for its health, which is stored."""
+        return not (self.fresh or self.late or self.in_flight or self.keys or self.parked)
+
+    # --- plain queues -----------------------------------------------------------------------------
+
+    def put(self, job: Job) -> None:
+        """Behind what waits already."""
+        (self.late if job.late else self.fresh).append(job)
+
+    def turn(self) -> deque[Job] | None:
+        """The queue whose head goes next, if any may go now."""
+        fresh, late = self.fresh, self.late
+        if not late or self.late_in_flight >= self.late_max:
+            return fresh or None
+        if not fresh:
+            return late
+        return late if self.late_turn else fresh
+
+    def head_cost(self) -> int:
+        """What the next job costs, in bytes."""
+        queue = self.turn()
+        if not queue:
+            return JOB_BYTES
+        cost = JOB_BYTES + len(queue[0].delivery.body)
+        most = self.subscription.batch_max
+        return cost if most == 1 else cost * min(most, len(queue))
+
+    def take(self) -> Job | None:
+        """The next job."""
+        queue = self.turn()
+        if queue is None:
+            return None
+        self.late_turn = queue is self.fresh
+        return queue.popleft()
+
+    # --- ordering keys ----------------------------------------------------------------------------
+
+    def key_queue(self, key: str) -> KeyQueue:
+        """Of this key, made when there is none."""
+        queue = self.keys.get(key)
+        if queue is None:
+            queue = self.keys[key] = KeyQueue()
+        return queue
+
+    def behind(self, key: str) -> bool:
+        """Whether something of the key is in the log, and a new delivery has to go there too."""
+        queue = self.keys.get(key)
+        return queue is not None and bool(queue.refs or queue.pipe)
+
+    def put_ordered(self, job: Job, order: Order) -> None:
+        """Wait for its turn; `advance` says when that is."""
+        queue = self.key_queue(order.key)
+        if job.intake.log is not None:
+            queue.remove_ref(order, job.offset)
+        queue.add_job(job)
+        self.waiting += 1
+
+    def first(self, order: Order) -> bool:
+        """Whether nothing of its key is known that has to go before."""
+        queue = self.keys.get(order.key)
+        if queue is None:
+            return True
+        known = [queue.refs[0] >> _OFFSET_BITS] if queue.refs else []
+        known += [job.order.number for job in queue.jobs[:1] if job.order is not None]
+        return order.number <= min([*known, *queue.pipe], default=order.number)
+
+    def add_ref(self, order: Order, offset: int) -> None:
+        """It was seen in the log, or put back there."""
+        self.key_queue(order.key).add_ref(order, offset)
+
+    def unref(self, order: Order, offset: int) -> None:
+        """It is not in the log any more."""
+        if (queue := self.keys.get(order.key)) is not None:
+            queue.remove_ref(order, offset)
+
+    def unref_offset(self, offset: int) -> None:
+        """The same, where only the offset is known: right after a restart, from another worker's marker."""
+        for queue in self.keys.values():
+            queue.remove_offset(offset)
+
+    def waiting_jobs(self, key: str) -> list[Job]:
+        """Take out the jobs in memory that wait for their turn."""
+        queue = self.keys.get(key)
+        if queue is None:
+            return []
+        jobs, queue.jobs = queue.jobs, []
+        self.waiting -= len(jobs)
+        return jobs
+
+    def advance(self, key: str, now_ms: int) -> Step:
+        """Bring the first delivery of the key on its way, if it is known which it is and it is due."""
+        queue = self.keys.get(key)
+        if queue is None or queue.running >= 0:
+            return _NO_STEP
+        if queue.empty:
+            del self.keys[key]
+            return _NO_STEP
+        first_job = _number_of(queue.jobs[0]) if queue.jobs else _OFFSET_MASK
+        first_sent = min(queue.pipe, default=_OFFSET_MASK)
+        number = queue.refs[0] >> _OFFSET_BITS if queue.refs else _OFFSET_MASK
+        if first_job < min(number, first_sent):
+            job = queue.jobs.pop(0)
+            self.waiting -= 1
+            queue.running = first_job
+            self.put(job)
+            return _NO_STEP
+        if first_sent < number:
+            return _NO_STEP  # it will be seen in the log
+        due_ms = queue.due_ms.get(number, 0)
+        if due_ms > now_ms:
+            return Step([], due_ms)
+        until = min(first_job, first_sent)
+        ahead = [packed & _OFFSET_MASK for packed in queue.refs[:KEY_AHEAD] if packed >> _OFFSET_BITS < until]
+        wanted = [offset for offset in ahead if offset not in queue.reading]
+        queue.reading.update(wanted)
+        return Step(wanted)
+
+    def ended(self, order: Order, *, again: bool) -> None:
+        """What became of a delivery of this key is known: it ended, or is to be seen `again` in the log."""
+        queue = self.keys.get(order.key)
+        if queue is None:
+            return
+        if queue.running == order.number:
+            queue.running = -1
+        queue.due_ms.pop(order.number, None)
+        if again:
+            queue.pipe.add(order.number)
+
+    # --- leaving ----------------------------------------------------------------------------------
+
+    def flush(self, most: int = 0) -> list[Job]:
+        """Take out the jobs that wait, but for so many of the oldest."""
+        out: list[Job] = []
+        if self.waiting:
+            for queue in self.keys.values():
+                out += queue.jobs
+                queue.jobs = []
+            self.waiting = 0
+        while len(self.fresh) + len(self.late) > most:
+            # A parked delivery costs nothing to put back, a first attempt one more record.
+            job = (self.late or self.fresh).pop()
+            self._is_not_next(job)
+            out.append(job)
+        return out
+
+    def _is_not_next(self, job: Job) -> None:
+        if job.order is not None and (queue := self.keys.get(job.order.key)) is not None:
+            queue.running = -1
+
+    def forget(self, intakes: Collection[Intake]) -> list[Job]:
+        """Take out the jobs of partitions that are not ours any more, and all that is known of their log."""
+        out: list[Job] = []
+        for waiting in (self.fresh, self.late):
+            gone = [job for job in waiting if job.intake in intakes]
+            if gone:
+                kept = [job for job in waiting if job.intake not in intakes]
+                waiting.clear()
+                waiting.extend(kept)
+                for job in gone:
+                    self._is_not_next(job)
+                out += gone
+        if self.keys and any(intake.partition == self.partition for intake in intakes):
+            for key in list(self.keys):
+                queue = self.keys[key]
+                gone = [job for job in queue.jobs if job.intake in intakes]
+                queue.jobs = [job for job in queue.jobs if job.intake not in intakes]
+                self.waiting -= len(gone)
+                out += gone
+                if any(intake.log is not None for intake in intakes):
+                    queue.refs, queue.reading, queue.due_ms = [], set(), {}
+                queue.pipe = set()
+                if queue.empty:
+                    del self.keys[key]
+            self.later.clear()
+            if not self.keys:
+                self.partition = -1
+        return out
+
+    def cancel_timers(self) -> None:
+        """Nothing is to happen any more."""
+        for timer in (self.timer, self.circuit_timer):
+            if timer is not None:
+                timer.cancel()
+        self.timer = self.circuit_timer = None

@@ -1,0 +1,219 @@
+"""Parked deliveries: indexed as they are written to the log, read when they can be sent.
+
+Each partition of `deliveries.parked` that this worker has is followed like any other (`follow`), which costs no more
+than looking at keys. When somebody has an appetite, one task for each partition reads on from the first record that
+anybody wants, in one direction for as long as that serves anyone, like a lift. What is read is handed to the dispatcher
+with its place; nothing is rewritten.
+
+This file does not know lanes, and does not write.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable, Sequence
+
+from schemas.frame import Record
+from streams.core.parked import FENCE, Lot, Order, ParkedLog, finished_by, order_of
+from streams.counters import Counters
+from streams.lanes import Intake
+from streams.ports import LogReader
+
+logger = logging.getLogger(__name__)
+
+_AGAIN_S = 0.1
+_AFTER_ERROR_S = 1.0
+
+#: How many more of these records may be taken into memory now. It may be asked for each record.
+Appetite = Callable[[str, Lot], int]
+#: A record was read for somebody with an appetite, and counts as in memory.
+Taken = Callable[[Intake, Record, str, Order | None], None]
+#: An ordered record was seen, or is finished since a marker of another epoch said so (None).
+Seen = Callable[[Intake, str, int, Order | None], None]
+
+
+class Parking:
+    """The partitions of the log that are ours, by their number."""
+
+    def __init__(self, reader: LogReader, counters: Counters, *, appetite: Appetite, taken: Taken, seen: Seen) -> None:
+        self._reader = reader
+        self._counters = counters
+        self._appetite = appetite
+        self._taken = taken
+        self._seen = seen
+        self._intakes: dict[int, Intake] = {}
+        #: Fences that were written and not seen again, by partition; None once it was.
+        self.fences: dict[int, str | None] = {}
+
+    # --- following --------------------------------------------------------------------------------
+
+    def follow(self, intake: Intake, records: Iterable[Record]) -> list[str]:
+        """Take note of records of the log; the subscriptions that have something new there."""
+        log = intake.log
+        assert log is not None
+        self._intakes[intake.partition] = intake
+        new: dict[str, None] = {}
+        for record in records:
+            offset, key = record.offset(), record.key()
+            if record.value() is None:
+                self._follow_mark(intake, log, record)
+                continue
+            subscription_id = (key or b"").decode()
+            order = order_of(record.headers())
+            if order is None:
+                log.saw(offset, subscription_id, record.timestamp()[1])
+            else:
+                log.saw_ordered(offset, subscription_id, record.timestamp()[1])
+                self._seen(intake, subscription_id, offset, order)
+            new[subscription_id] = None
+        return list(new)
+
+    def _follow_mark(self, intake: Intake, log: ParkedLog, record: Record) -> None:
+        headers = record.headers()
+        marker = finished_by(headers)
+        if marker is None:
+            log.saw_nothing(record.offset())
+            token = dict(headers or ()).get(FENCE)
+            if token is not None and token.decode() == self.fences.get(intake.partition):
+                self.fences[intake.partition] = None
+            return
+        subscription_id = (record.key() or b"").decode()
+        if log.saw_finished(record.offset(), subscription_id, *marker):
+            self._seen(intake, subscription_id, marker[0], None)
+
+    def intake(self, partition: int) -> Intake | None:
+        """Where the partition's log is followed."""
+        return self._intakes.get(partition)
+
+    def restored(self, partition: int) -> bool:
+        """Whether everything that was in the log when this epoch began was seen."""
+        return partition in self.fences and self.fences[partition] is None
+
+    def holders(self, subscription_id: str) -> list[Intake]:
+        """Where something of the subscription is parked."""
+        return [one for one in self._intakes.values() if one.log is not None and subscription_id in one.log.lots]
+
+    def expired(self, before_ms: int) -> list[tuple[Intake, str]]:
+        """(intake, subscription id) of lots with a record that may be older."""
+        return [
+            (intake, name)
+            for intake in self._intakes.values()
+            if intake.log is not None
+            for name, lot in intake.log.lots.items()
+            if lot.since_ms and lot.since_ms < before_ms
+        ]
+
+    def forget(self, intake: Intake) -> None:
+        """The partition is not ours any more."""
+        if self._intakes.get(intake.partition) is intake:
+            del self._intakes[intake.partition]
+        self.fences.pop(intake.partition, None)
+        if intake.reading is not None:
+            intake.reading.cancel()
+
+    # --- reading ----------------------------------------------------------------------------------
+
+    def wake(self, intake: Intake) -> None:
+        """Somebody may have an appetite for what is parked there."""
+        if intake.reading is None and intake.ledger.live and not intake.ledger.retiring:
+            intake.reading = asyncio.get_running_loop().create_task(
+                self._read(intake), name=f"read parked {intake.partition}"
+            )
+            intake.reading.add_done_callback(lambda task: self._ended(intake, task))
+
+    def _ended(self, intake: Intake, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            logger.error(
+                "reading parked deliveries of partition %s failed: %s", intake.partition, error, exc_info=error
+            )
+            asyncio.get_running_loop().call_later(_AFTER_ERROR_S, self.wake, intake)
+
+    async def _read(self, intake: Intake) -> None:
+        try:
+            assert intake.log is not None
+            await self._ride(intake, intake.log)
+        finally:
+            intake.reading = None  # at once: who comes from now on starts a new ride
+
+    async def _ride(self, intake: Intake, log: ParkedLog) -> None:
+        """Read up and up, and from the first again, until there is nothing that anybody wants."""
+        at = 0
+        while _open(log):
+            start = self._start(log, at)
+            if start is None:
+                if at == 0:
+                    return
+                at = 0  # from the first again
+                continue
+            records = await self._reader.read(intake.partition, start)
+            if not _open(log):
+                return
+            if not records:  # the other consumer has seen more than this one
+                asyncio.get_running_loop().call_later(_AGAIN_S, self.wake, intake)
+                return
+            at = min(records[-1].offset() + 1, log.seen)
+            self._serve(intake, log, records, start, at)
+
+    def _start(self, log: ParkedLog, at: int) -> int | None:
+        """The first offset from `at` on that somebody wants who has an appetite."""
+        start = log.seen
+        for name, lot in log.lots.items():
+            first = lot.start_from(at)
+            if first < start and ((lot.done and not lot.stuck) or self._appetite(name, lot) > 0):
+                start = first
+        return start if start < log.seen else None
+
+    def _serve(self, intake: Intake, log: ParkedLog, records: Sequence[Record], start: int, end: int) -> None:
+        """Hand over what is wanted between two offsets."""
+        hoped = {
+            name: {offset for offset in lot.wanted if start <= offset < end}
+            for name, lot in log.lots.items()
+            if lot.wanted
+        }
+        stopped: set[str] = set()
+        for record in records:
+            offset = record.offset()
+            if offset >= end:  # not in the index yet
+                break
+            if record.value() is None:
+                continue
+            name = (record.key() or b"").decode()
+            lot = log.lots.get(name)
+            if lot is None or name in stopped:
+                continue
+            order = order_of(record.headers())
+            if offset in lot.wanted:
+                hoped[name].discard(offset)
+            elif not start <= lot.cursor <= offset:  # it has not been read up to here, or was read before
+                continue
+            elif order is not None or offset in lot.done:
+                log.read_up_to(name, lot, offset + 1)
+                continue
+            if self._appetite(name, lot) <= 0:
+                stopped.add(name)
+                lot.stuck = True
+                continue
+            lot.stuck = False
+            lot.since_ms = record.timestamp()[1]
+            log.take(name, lot, offset)
+            self._taken(intake, record, name, order)
+        for name, lot in list(log.lots.items()):
+            if name in stopped:
+                continue
+            if gone := hoped.get(name):
+                self._lose(log, name, lot, gone & lot.wanted)
+            if lot.unread and start <= lot.cursor < end:
+                log.read_up_to(name, lot, end)
+
+    def _lose(self, log: ParkedLog, name: str, lot: Lot, gone: set[int]) -> None:
+        if not gone:
+            return
+        logger.error("%s parked deliveries of %s are not in the log any more (retention)", len(gone), name)
+        self._counters["parked_missing"] += len(gone)
+        for offset in gone:
+            log.lost(name, lot, offset)
+
+
+def _open(log: ParkedLog) -> bool:
+    return log.live and not log.retiring
