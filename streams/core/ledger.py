@@ -9,7 +9,8 @@ This file does not commit (`connectors/frames.py` or the publisher's transaction
 Invariants, each held by a property test:
 - `progress()[0]` never passes an offset that was opened and is not finished, and never goes back;
 - the metadata fits into `METADATA_BYTES_MAX` whenever offsets are opened only while `full` is False;
-- a ledger made from `progress()` reports exactly the finished offsets beyond it as finished.
+- a ledger made from `progress()` reports exactly the finished offsets beyond it as finished, also those that the ledger
+  before it was told by metadata and had not opened yet.
 """
 
 from __future__ import annotations
@@ -132,7 +133,11 @@ class Ledger:
 
     def progress(self) -> tuple[int, str]:
         """(position, metadata): what to commit now."""
-        return self._position, encode_finished(self._position, self._done)
+        done: Iterable[int] = self._done
+        if self._restored:
+            # What was finished before a restart and has not come by yet is still finished: a second restart must know.
+            done = (*done, *(offset for offset in self._restored if offset > self._last))
+        return self._position, encode_finished(self._position, done)
 
     def retire(self) -> None:
         """The partition is about to be given up: take no more of its records, finish those under way."""

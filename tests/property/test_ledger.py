@@ -94,6 +94,31 @@ def test_finished_offsets_survive_the_metadata(position: int, above: set[int]) -
     assert len(text) <= METADATA_BYTES_MAX
 
 
+@given(
+    st.sets(st.integers(0, 60), min_size=1), st.lists(st.integers(1, 20), max_size=8), st.randoms(use_true_random=False)
+)
+def test_a_second_restart_still_knows_what_the_first_was_told(
+    finished: set[int], chunks: list[int], chooser: random.Random
+) -> None:
+    """Found by the simulation: a commit between a restart and the records' coming by forgot what was finished."""
+    before = Ledger(0)
+    before.open(list(range(61)))
+    before.finish_all(sorted(finished))
+    after = Ledger(*before.progress())
+    at = after.position
+    for chunk in chunks:
+        offsets = list(range(at, min(at + chunk, 61)))
+        at += len(offsets)
+        already = after.open(offsets)
+        assert already == [offset for offset in offsets if offset in finished]
+        now = [offset for offset in offsets if offset not in finished and chooser.random() < 0.5]
+        after.finish_all(now)
+        finished = finished | set(now)
+        position, metadata = after.progress()
+        again = Ledger(position, metadata)
+        assert again.open(list(range(position, 61))) == sorted(offset for offset in finished if offset >= position)
+
+
 @given(st.text())
 def test_foreign_metadata_counts_as_none(text: str) -> None:
     ledger = Ledger(5, text)
