@@ -249,19 +249,21 @@ def _partition_problems(specs: Sequence[TopicSpec], actual: Mapping[str, int]) -
         counts = {name: actual[name] for name in names if name in actual}
         if len(set(counts.values())) > 1:
             listed = ", ".join(f"{name} {count}" for name, count in counts.items())
-            problems.append(f"deliveries and retries must have equal numbers of partitions, and have: {listed}")
+            problems.append(
+                f"deliveries, retries and parked ones must have equal numbers of partitions, and have: {listed}"
+            )
     return problems
 
 
 def _equal_groups(specs: Sequence[TopicSpec]) -> list[list[str]]:
-    """Names of the topics that need as many partitions as each other: deliveries with their retry tiers."""
+    """Names of the topics that need as many partitions as each other: deliveries, their retry tiers, parked ones."""
     groups: dict[str, list[str]] = {}
     for spec in specs:
         groups.setdefault(_TIER.sub("", spec.name), []).append(spec.name)
     return [names for names in groups.values() if len(names) > 1]
 
 
-_TIER = re.compile(r"(?<=deliveries)\.retry\.[^.]+$")
+_TIER = re.compile(r"(?<=deliveries)\.(retry\.[^.]+|parked)$")
 
 
 # --- applying -------------------------------------------------------------------------------------------------

@@ -148,7 +148,7 @@ def get(
     settings = load_settings(bootstrap=bootstrap, prefix=prefix, registry_url=registry_url)
     found = run(lambda _: read_all(settings)).get(id_)
     if found is None:
-        raise _unknown(id_)
+        raise unknown(id_)
     emit(shown(found, reveal=reveal))
 
 
@@ -194,7 +194,7 @@ def delete(
 
     async def main(_: asyncio.Event) -> None:
         if id_ not in await read_all(settings):
-            raise _unknown(id_)
+            raise unknown(id_)
         async with Writer(client_config(settings)) as writer:
             await writer.write(settings.topics.subscriptions, id_.encode(), None)
 
@@ -265,7 +265,8 @@ def _refuse_twice(subscriptions: Sequence[Subscription]) -> None:
         seen.add(each.id)
 
 
-def _unknown(subscription_id: str) -> CommandError:
+def unknown(subscription_id: str) -> CommandError:
+    """There is no subscription of this id."""
     return CommandError(f"there is no subscription {subscription_id!r}; see `distributary subscriptions list`")
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from contextlib import aclosing
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import orjson
 import typer
@@ -22,19 +22,24 @@ from streams.cli.options import AsJson, Bootstrap, Prefix, RegistryUrl, load_set
 from streams.cli.output import emit, note, say, watching
 from streams.cli.running import run
 from streams.cli.values import Values, iso
+from streams.core.parked import FINISHED
 from streams.settings import Settings
 from streams.wiring import client_config
 
-Name = Literal["events", "deliveries", "attempts", "dead", "quarantine"]
+Name = Literal["events", "deliveries", "parked", "attempts", "dead", "quarantine", "operations"]
 #: Topics whose key is the subscription's id.
-_BY_SUBSCRIPTION = ("deliveries", "attempts", "dead")
+_BY_SUBSCRIPTION = ("deliveries", "parked", "attempts", "dead", "operations")
 _STYLES = {"delivered": "green", "retryable": "yellow", "rejected": "red", "exhausted": "red", "cancelled": "dim"}
+_OPERATION_STYLES = {
+    "endpoint.disabled": "red",
+    "circuit.opened": "yellow",
+    "endpoint.enabled": "green",
+    "circuit.closed": "green",
+}
 
 
 def tail(
-    topic: Annotated[
-        Name, typer.Argument(help="What to look at", metavar="events|deliveries|attempts|dead|quarantine")
-    ],
+    topic: Annotated[Name, typer.Argument(help="What to look at", metavar="|".join(get_args(Name)))],
     from_beginning: Annotated[bool, typer.Option("--from-beginning", help="Start with the oldest record")] = False,
     follow: Annotated[bool, typer.Option(help="Wait for more; otherwise end when all is read")] = True,
     limit: Annotated[int | None, typer.Option(min=1, help="End after so many records")] = None,
@@ -122,6 +127,8 @@ async def described(name: Name, message: Message, values: Values) -> dict[str, A
         return document | _quarantined(message, headers)
     if headers:
         document["headers"] = headers
+    if name == "parked" and message.value() is None:
+        return document | {"finished": _number(headers.get(FINISHED))}
     try:
         return document | {"value": await values.decode(message.value())}
     except (UndecodableError, UnknownSchemaError, ValueError) as error:
@@ -158,11 +165,20 @@ def one_line(name: Name, document: dict[str, Any]) -> tuple[str, str]:
     if "error" in document:
         place = f"{document['topic']}[{document['partition']}]@{document['offset']}"
         return f"{time}  {place} cannot be decoded: {document['error']}", "red"
+    if "finished" in document:
+        return f"{time}  {_marker(document)}", "dim"
     value = document if name == "quarantine" else document["value"]
     # Any Avro record may be an event, and anything may be written to a topic.
     ours = isinstance(value, dict) and _MARKS[name] <= value.keys()
     line, style = _LINES[name](value) if ours else (_foreign(document), "")
     return f"{time}  {line}", style
+
+
+def _marker(document: dict[str, Any]) -> str:
+    """Of a record in `deliveries.parked` that is no delivery: it finishes one, or is a worker's own mark."""
+    if document["finished"] is None:
+        return f"a worker's mark  {document['topic']}[{document['partition']}]@{document['offset']}"
+    return f"finished  {document['topic']}[{document['partition']}]@{document['finished']} → {document['key']}"
 
 
 def _foreign(document: dict[str, Any]) -> str:
@@ -202,6 +218,12 @@ def _put_aside(document: dict[str, Any]) -> tuple[str, str]:
     return f"{document['reason']}  {place}  {document['size_bytes']} bytes  {document['detail']}", "yellow"
 
 
+def _operation(value: dict[str, Any]) -> tuple[str, str]:
+    said = "  ".join(each for each in (value["reason"], value["detail"]) if each)
+    line = f"{value['kind']:<17}  {value['subscription_id']}  of {value['tenant']}  {said}"
+    return line.rstrip(), _OPERATION_STYLES.get(value["kind"], "")
+
+
 def _compact(value: Any) -> str:
     return value if isinstance(value, str) else orjson.dumps(value).decode()
 
@@ -209,14 +231,19 @@ def _compact(value: Any) -> str:
 _LINES: dict[Name, Callable[[dict[str, Any]], tuple[str, str]]] = {
     "events": _event,
     "deliveries": _delivery,
+    "parked": _delivery,
     "attempts": _attempt,
     "dead": _dead,
     "quarantine": _put_aside,
+    "operations": _operation,
 }
+_OF_A_DELIVERY = {"id", "subscription_id", "event_type", "event_id", "attempt"}
 _MARKS: dict[Name, set[str]] = {
     "events": {"id", "type", "tenant", "data"},
-    "deliveries": {"id", "subscription_id", "event_type", "event_id", "attempt"},
+    "deliveries": _OF_A_DELIVERY,
+    "parked": _OF_A_DELIVERY,
     "attempts": {"outcome", "delivery_id", "subscription_id", "attempt", "status", "cause", "due_ms", "duration_us"},
     "dead": {"reason", "detail", "delivery"},
     "quarantine": {"reason", "source"},
+    "operations": {"kind", "subscription_id", "tenant", "at_ms", "reason", "detail"},
 }

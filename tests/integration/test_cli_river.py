@@ -17,6 +17,9 @@ from confluent_kafka import Producer
 from connectors.admin import apply_topics
 from connectors.local_kafka import Cluster
 from connectors.receiver import Endpoint, Receiver
+from schemas import codec
+from schemas.delivery import FRESH, encode_fresh, encode_tail
+from schemas.event import Event
 from schemas.ids import delivery_id
 from schemas.topics import Topics
 from streams.cli.subscriptions import new_secret
@@ -91,6 +94,31 @@ def test_what_cannot_be_decoded_is_shown_without_its_control_characters(cli: Cli
     assert "\x1b" not in text
 
 
+def test_what_is_parked_is_seen_with_what_finishes_it(cli: Cli, kafka: Cluster) -> None:
+    producer = Producer({"bootstrap.servers": kafka.bootstrap})
+    topic = f"{cli.settings['prefix']}deliveries.parked"
+    tail_bytes = encode_tail(
+        Event(id="e1", type="order.created", tenant="t", time_ms=1, data=b"1"), 2, "text/plain", b"1"
+    )
+    header = codec.wire_header(codec.content_id(codec.own_schema("delivery.v1")))
+    value = encode_fresh(header, "dlv_1", codec.put_string("acme") + FRESH, tail_bytes)
+    producer.produce(topic, value, b"acme", partition=1)
+    producer.produce(topic, None, b"acme", partition=1, headers=[("distributary-finished", b"0")])
+    producer.produce(topic, None, None, partition=1)
+    producer.flush()
+    parked, finished, mark = tail(cli, "parked")
+    assert (parked["key"], parked["value"]["id"], parked["value"]["event_id"]) == ("acme", "dlv_1", "e1")
+    assert (finished["key"], finished["finished"]) == ("acme", 0)
+    assert mark["finished"] is None
+    assert len(tail(cli, "parked", "--subscription", "acme")) == 2
+    shown = cli.run("tail", "parked", "--from-beginning", "--no-follow").stdout.splitlines()
+    assert [line.split("  ", 1)[1] for line in shown] == [
+        "dlv_1 → acme  order.created  e1",
+        f"finished  {topic}[1]@0 → acme",
+        f"a worker's mark  {topic}[1]@2",
+    ]
+
+
 def test_tail_follows_from_now_on_and_ends_with_ctrl_c(cli: Cli) -> None:
     cli.run(*SEND, "--id", "before")
     with cli.started("tail", "events") as tailing:
@@ -102,7 +130,7 @@ def test_tail_follows_from_now_on_and_ends_with_ctrl_c(cli: Cli) -> None:
 
 
 def test_wrong_usage_is_told_with_the_option(cli: Cli) -> None:
-    assert "only deliveries, attempts, dead are by subscription" in cli.misused("tail", "events", "--subscription", "a")
+    assert "attempts, dead, operations are by subscription" in cli.misused("tail", "events", "--subscription", "a")
     replay = ("replay", "--group", "delivery")
     assert "give one of --to-time, --to-offset and --to-earliest" in cli.misused(*replay)
     assert "has no time zone" in cli.misused(*replay, "--to-time", "2026-08-01T12:00:00")
