@@ -31,6 +31,7 @@ from schemas.errors import FencedError, RecordTooLargeError, RegistryUnavailable
 from schemas.frame import OffsetLedger
 from schemas.topics import Topics
 from streams.agents import Handler, frame_agent
+from streams.core.breaker import NEVER, BreakerPolicy
 from streams.core.ledger import Ledger
 from streams.core.match import MatchIndex
 from streams.core.parked import ParkedLog
@@ -207,6 +208,7 @@ class Worker:
                 in_flight_max=settings.in_flight_max,
                 origin_rate_max=settings.origin_rate_max,
                 tenant_weights=settings.tenant_weights,
+                circuit=BreakerPolicy(requests_min=settings.circuit_results_min or NEVER),
             ),
         )
         part.on_give_up = stage.give_up

@@ -30,8 +30,9 @@ from schemas.post import PostResult
 from schemas.subscription import Subscription
 from schemas.topics import Topics
 from streams.core.batch import BATCH_BYTES_MAX, batch_body, batch_id
+from streams.core.breaker import BreakerPolicy
 from streams.core.fair import FairQueue
-from streams.core.health import UNCHANGED, Change, Health
+from streams.core.health import DEFAULT_POLICY, UNCHANGED, Change, Health
 from streams.core.limits import SlowStart, TokenBucket, parse_allowed_rate
 from streams.core.parked import Lot, Order
 from streams.core.retry import HOLD_MS_MIN, parse_retry_after_ms, slack_ms, tier_hold_ms
@@ -83,6 +84,7 @@ class DispatchLimits(msgspec.Struct, frozen=True, kw_only=True):
     lane_s: float = 5.0
     origin_rate_max: float = 0.0
     tenant_weights: Mapping[str, float] = {}
+    circuit: BreakerPolicy = DEFAULT_POLICY
 
 
 class Dispatch:
@@ -578,7 +580,7 @@ class Dispatch:
         """As it is stored, unless the endpoint is another one by now."""
         state = self._endpoints.get(subscription.id)
         if state is None or (state.url_hash and state.url_hash != url_hash(subscription.url)):
-            return Health()
+            return Health(self._limits.circuit)
         return Health.restored(
             circuit=state.circuit,
             opened_ms=state.opened_ms,
@@ -587,6 +589,7 @@ class Dispatch:
             failing_since_ms=state.failing_since_ms,
             disabled_ms=state.disabled_ms,
             disabled_reason=state.disabled_reason,
+            policy=self._limits.circuit,
         )
 
     def _observe(self, lane: Lane, started_ms: int, result: PostResult) -> tuple[Out, ...]:
@@ -758,7 +761,7 @@ class Dispatch:
             return
         lane.adopt(new, route)
         if new.url != old.url:
-            lane.health = Health()
+            lane.health = Health(self._limits.circuit)
         if old.ordered and not new.ordered:
             jobs = lane.flush()
             lane.keys.clear()

@@ -60,6 +60,9 @@ class Settings(BaseSettings):
         le=1_000_000,
         description="POSTs a second from one worker to one scheme, host and port; 0: no limit",
     )
+    circuit_results_min: int = Field(
+        default=10, ge=0, description="results within half a minute before a circuit may open; 0: no circuits"
+    )
     tenant_weights: dict[str, float] = Field(
         default={}, description='shares of tenants when a worker is busy, as JSON: {"acme": 4}; 1 for all others'
     )

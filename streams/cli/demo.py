@@ -92,6 +92,8 @@ class Demonstration:
             "schemas": "",
             "proxy": "",
             "allow_private_networks": "true",
+            # What is sent to an endpoint that is down would be parked until it is back; the demo is to end.
+            "circuit_results_min": "0",
         }
         self._settings: Settings = load_settings(**self._environment)
         self._config = client_config(self._settings)

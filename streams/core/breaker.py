@@ -36,6 +36,10 @@ JITTER_MAX = 0.1
 _DOUBLINGS_MAX = 32  # beyond any `open_ms_max`; a larger shift would only make large numbers
 
 
+#: As `requests_min`: no circuit ever opens.
+NEVER = 1 << 62
+
+
 class IllegalTransitionError(Exception):
     """An event that cannot happen in the state."""
 
