@@ -288,7 +288,12 @@ class MemoryPublisher:
         """Take the transactional id over."""
         self._kafka.owners[self._id] = self
 
-    async def publish(self, records: Sequence[Out], offsets: Sequence[tuple[str, int, int, str]]) -> None:
+    async def publish(
+        self,
+        records: Sequence[Out],
+        offsets: Sequence[tuple[str, int, int, str]],
+        still_ours: Callable[[], bool] | None = None,
+    ) -> None:
         """See the port."""
         await asyncio.sleep(0)  # never done within the call, as no real one is
         await self._kafka.answers.wait()
@@ -298,6 +303,8 @@ class MemoryPublisher:
         member = self._group()
         if offsets and not member.live:
             raise StaleGroupError("the group does not know this member any more")
+        if offsets and still_ours is not None and not still_ours():
+            raise StaleGroupError("partitions were given up while their transaction was on its way")
         self._kafka.write(records)
         for topic, partition, offset, metadata in offsets:
             self._kafka.committed[member.group, topic, partition] = (offset, metadata)

@@ -85,11 +85,16 @@ class TransactionalPublisher:
         refuses."""
         await self._run(self._start)
 
-    async def publish(self, records: Sequence[Out], offsets: Sequence[tuple[str, int, int, str]]) -> None:
+    async def publish(
+        self,
+        records: Sequence[Out],
+        offsets: Sequence[tuple[str, int, int, str]],
+        still_ours: Callable[[], bool] | None = None,
+    ) -> None:
         """One transaction; see the port. Waits out transient errors, for ever if need be: nothing is lost by
         waiting."""
         attempt = 0
-        while not await self._publish_once(records, offsets):
+        while not await self._publish_once(records, offsets, still_ours):
             if self._halt.is_set():
                 raise FencedError("the publisher was closed before the transaction could be committed")
             await asyncio.sleep(_BACKOFF_S[min(attempt, len(_BACKOFF_S) - 1)])
@@ -106,7 +111,12 @@ class TransactionalPublisher:
 
     # --- one transaction --------------------------------------------------------------------------
 
-    async def _publish_once(self, records: Sequence[Out], offsets: Sequence[tuple[str, int, int, str]]) -> bool:
+    async def _publish_once(
+        self,
+        records: Sequence[Out],
+        offsets: Sequence[tuple[str, int, int, str]],
+        still_ours: Callable[[], bool] | None,
+    ) -> bool:
         """True when committed; False when aborted for a reason that may pass."""
         producer = self._producer
         if producer is None:
@@ -116,7 +126,7 @@ class TransactionalPublisher:
             if not self._begun:
                 await self._run(self._begin, producer)
             await self._produce(producer, records)
-            await self._run(self._commit, producer, offsets)
+            await self._run(self._commit, producer, offsets, still_ours)
         except KafkaException as error:
             await self._run(self._settle_failure, producer, error.args[0])
             return False
@@ -167,10 +177,19 @@ class TransactionalPublisher:
         producer.begin_transaction()
         self._begun = True
 
-    def _commit(self, producer: Producer, offsets: Sequence[tuple[str, int, int, str]]) -> None:
+    def _commit(
+        self,
+        producer: Producer,
+        offsets: Sequence[tuple[str, int, int, str]],
+        still_ours: Callable[[], bool] | None,
+    ) -> None:
         if offsets:
             positions = [TopicPartition(*offset) for offset in offsets]
-            self._retrying(producer.send_offsets_to_transaction, positions, self._group(), _CALL_TIMEOUT_S)
+            group = self._group()
+            # In this order: a member that lost these partitions and has joined again has metadata that the group takes.
+            if still_ours is not None and not still_ours():
+                raise StaleGroupError("partitions were given up while their transaction was on its way")
+            self._retrying(producer.send_offsets_to_transaction, positions, group, _CALL_TIMEOUT_S)
         self._retrying(producer.commit_transaction, _CALL_TIMEOUT_S)
         # The next one is begun here, where waiting for librdkafka's thread costs nobody. Until records or offsets come,
         # the brokers know nothing of it.

@@ -95,12 +95,21 @@ class Registry(Protocol):
 class Publisher(Protocol):
     """Writes groups of records and the offsets that they settle, all or nothing."""
 
-    async def publish(self, records: Sequence[Out], offsets: Sequence[tuple[str, int, int, str]]) -> None:
+    async def publish(
+        self,
+        records: Sequence[Out],
+        offsets: Sequence[tuple[str, int, int, str]],
+        still_ours: Callable[[], bool] | None = None,
+    ) -> None:
         """One Kafka transaction: the records, and offsets as (topic, partition, next offset, metadata).
 
-        Raises StaleGroupError when the group refuses the offsets (the transaction is aborted; try again without what
-        was lost), FencedError when this producer was replaced, RecordTooLargeError when a record can never be written.
-        Other broker errors are retried inside.
+        `still_ours` says whether the offsets' partitions are those of the epoch in which the offsets were computed. It
+        is asked, on any thread, each time after the group's metadata was read: the group knows members, not whose
+        offsets they send, and would take from a member that has joined again what an earlier epoch of it had to say.
+
+        Raises StaleGroupError when the group refuses the offsets or they are not ours any more (the transaction is
+        aborted; try again without what was lost), FencedError when this producer was replaced, RecordTooLargeError when
+        a record can never be written. Other broker errors are retried inside.
         """
 
 

@@ -10,7 +10,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 
 from schemas.errors import StaleGroupError
 from schemas.frame import OffsetLedger, Out
@@ -114,8 +115,12 @@ class Settler:
                 return
             positions = [(topic, partition, *ledger.progress()) for (topic, partition), ledger in ledgers.items()]
             try:
-                await self._publisher.publish(records, positions)
+                await self._publisher.publish(records, positions, partial(_all_live, ledgers.values()))
                 return
             except StaleGroupError as error:
                 logger.info("the group has moved on (%s); settling again what is still ours", error)
                 await asyncio.sleep(_STALE_PAUSE_S)
+
+
+def _all_live(ledgers: Iterable[OffsetLedger]) -> bool:
+    return all(ledger.live for ledger in ledgers)

@@ -280,6 +280,18 @@ async def test_a_member_that_left_is_refused_and_the_next_one_is_not(world: Worl
     assert (await world.committed(source, 0) or (0, ""))[0] == 2
 
 
+async def test_what_an_earlier_epoch_had_to_say_is_not_written_by_a_later_one(world: World) -> None:
+    """The member is live again, and the group would take its offsets; only their owner knows that they are old."""
+    out, source = world.topic("out"), world.topic("source")
+    await world.member()
+    publisher = await world.publisher("a")
+    with pytest.raises(StaleGroupError, match="given up"):
+        await publisher.publish([record(out, b"never")], [(source, 0, 99, "")], lambda: False)
+    await publisher.publish([record(out, b"1")], [(source, 0, 1, "")], lambda: True)
+    assert values(await world.read(out)) == [b"1"]
+    assert (await world.committed(source, 0) or (0, ""))[0] == 1
+
+
 async def test_a_record_that_its_topic_does_not_take_leaves_nothing(world: World) -> None:
     out, small, source = world.topic("out"), world.topic("small"), world.topic("source")
     await world.member()
