@@ -128,6 +128,7 @@ def test_a_clock_that_is_set_back_does_not_keep_it_open() -> None:
 def test_an_open_one_is_restored_as_it_was() -> None:
     breaker = opened()
     again = Breaker.restored(POLICY, breaker.opened_ms, breaker.until_ms, breaker.openings)
+    assert (again.state, again.opened_ms) == ("open", NOW)
     for each in (breaker, again):
         assert not each.tick(NOW + 4_999)
         assert each.tick(NOW + 5_000)
@@ -156,3 +157,20 @@ def test_openings_without_end_do_not_overflow() -> None:
 def test_policies_that_make_no_sense_are_refused(values: dict[str, float]) -> None:
     with pytest.raises(ValueError, match=next(iter(values))):
         BreakerPolicy(**values)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"window_ms": 10},
+        {"requests_min": 1},
+        {"failure_ratio": 1.0},
+        {"open_ms_min": 1},
+        {"open_ms_min": 7, "open_ms_max": 7},
+    ],
+)
+def test_the_least_and_the_most_are_taken(values: dict[str, float]) -> None:
+    breaker = Breaker(BreakerPolicy(**values))  # type: ignore[arg-type]
+    changed = [breaker.failed(NOW, 0.0) for _ in range(breaker.policy.requests_min)]
+    assert changed[-1]
+    assert breaker.until_ms == NOW + breaker.policy.open_ms_min
