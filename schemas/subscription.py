@@ -131,12 +131,11 @@ def subscription_to_json(subscription: Subscription) -> bytes:
     return msgspec.json.encode(subscription)
 
 
-#: Numbers that are equal in most subscriptions; Avro makes a new object of each.
-_USUAL = tuple(
-    (field.name, field.default)
-    for field in msgspec.structs.fields(Subscription)
-    if field.name in ("timeout_ms", "rate_limit", "disable_after_ms")
-)
+#: Numbers that are equal in most subscriptions, while Avro makes a new object of each.
+_DEFAULTS = {field.name: field.default for field in msgspec.structs.fields(Subscription)}
+_TIMEOUT_MS: int = _DEFAULTS["timeout_ms"]
+_RATE_LIMIT: float = _DEFAULTS["rate_limit"]
+_DISABLE_AFTER_MS: int = _DEFAULTS["disable_after_ms"]
 
 
 def _sharing(subscription: Subscription) -> Subscription:
@@ -144,16 +143,19 @@ def _sharing(subscription: Subscription) -> Subscription:
 
     To be called before anyone else has seen the value.
     """
-    s = subscription
-    msgspec.structs.force_setattr(s, "tenant", sys.intern(s.tenant))
-    msgspec.structs.force_setattr(s, "event_types", tuple(map(sys.intern, s.event_types)))
+    s, share = subscription, msgspec.structs.force_setattr
+    share(s, "tenant", sys.intern(s.tenant))
+    share(s, "event_types", tuple(map(sys.intern, s.event_types)))
     if s.retry_schedule_ms == STANDARD_RETRY_SCHEDULE_MS:
-        msgspec.structs.force_setattr(s, "retry_schedule_ms", STANDARD_RETRY_SCHEDULE_MS)
-    for name, usual in _USUAL:
-        if getattr(s, name) == usual:
-            msgspec.structs.force_setattr(s, name, usual)
+        share(s, "retry_schedule_ms", STANDARD_RETRY_SCHEDULE_MS)
+    if s.timeout_ms == _TIMEOUT_MS:
+        share(s, "timeout_ms", _TIMEOUT_MS)
+    if s.rate_limit == _RATE_LIMIT:
+        share(s, "rate_limit", _RATE_LIMIT)
+    if s.disable_after_ms == _DISABLE_AFTER_MS:
+        share(s, "disable_after_ms", _DISABLE_AFTER_MS)
     if s.updated_ms == s.created_ms:
-        msgspec.structs.force_setattr(s, "updated_ms", s.created_ms)
+        share(s, "updated_ms", s.created_ms)
     return s
 
 
