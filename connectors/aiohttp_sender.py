@@ -113,7 +113,7 @@ class AiohttpSender:
         proxy: str | None = None,
         trust_env: bool = False,
         connect_timeout_s: float = 5.0,
-        connections_per_origin_max: int = 64,
+        connections_per_origin_max: int = 1_024,
         idle_timeout_s: float = 30.0,
         excerpt_bytes_max: int = 1_024,
         response_bytes_max: int = 65_536,

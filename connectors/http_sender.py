@@ -114,7 +114,7 @@ class HttpSender:
         guard: AddressGuard,
         *,
         connect_timeout_s: float = 5.0,
-        connections_per_origin_max: int = 64,
+        connections_per_origin_max: int = 1_024,
         idle_connections_max: int = 1_024,
         idle_timeout_s: float = 30.0,
         excerpt_bytes_max: int = 1_024,

@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import gc
 import logging
+import resource
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, cast
 
@@ -62,6 +63,21 @@ def _spare_the_collector() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 50)
+
+
+def _allow_files(wanted: int) -> None:
+    """Raise the limit of open files, of which each connection is one, as far as this process may."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+    if most < wanted:
+        logger.warning(
+            "this process may have %s open files, of which POSTs may need %s; raise the limit (ulimit -Hn, or"
+            " LimitNOFILE), or lower in_flight_max",
+            most,
+            wanted,
+        )
 
 
 def _log_progress(followed: int, total: int) -> None:
@@ -218,9 +234,13 @@ class Worker:
 
     def _sender(self) -> Sender:
         guard = AddressGuard(allow_private=self.settings.allow_private_networks)
+        # As many as there are places: what is too much for an endpoint its lane knows. Fewer, and endpoints that hang
+        # would hold up others behind the same host.
+        most = self.settings.in_flight_max
+        _allow_files(2 * most + 1_024)
         if self.settings.proxy is not None:
-            return AiohttpSender(guard, proxy=self.settings.proxy)
-        return HttpSender(guard)
+            return AiohttpSender(guard, proxy=self.settings.proxy, connections_per_origin_max=most)
+        return HttpSender(guard, connections_per_origin_max=most)
 
 
 class Part:
