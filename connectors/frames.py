@@ -6,16 +6,21 @@ would lose or stall (design.md, "Faust traps"): its offset bookkeeping (a ledger
 stop-the-world rebalance (only the partitions that move are touched), and tables (follow a compacted topic instead, as
 `connectors/subscriptions.py`).
 
-Threads: one polls librdkafka, runs its rebalance callbacks and makes every other call to the consumer (confluent_kafka
-lets one thread in at a time, and a second one waits with the interpreter's lock); everything else happens on the event
-loop. A batch of frames goes to the loop for each free place in hand; when no place frees up, the assignment is paused
-and polled on, so that the group never takes a busy worker for a dead one.
+Two consumers for each app. One is the group's member: it joins, is told what moves, commits, and fetches nothing. The
+other fetches what the member was assigned. With one consumer for both, librdkafka pauses all its partitions while the
+callback for those that move waits for what is in flight, and polling inside the callback ends the process
+(confluent_kafka keeps its thread state in one place); with two, a partition that stays notices nothing.
+
+Threads: one for each consumer makes all calls to it, everything else happens on the event loop. A batch of frames goes
+to the loop for each free place in hand; when no place frees up, nothing is fetched, and librdkafka reads ahead up to
+its bound.
 
 A partition's ledger is its epoch: given up in order, what is in flight gets a deadline to be settled first
 (`on_revoke`); lost, the ledger is closed at once and nothing of it may be written.
 
-This file does not decide what may be committed (the ledger does, injected: connectors know no `streams`) and does not
-write transactions (`connectors/publisher.py`).
+This file does not decide what may be committed (the ledger does, injected: connectors know no `streams`), and does not
+write: transactions are `connectors/publisher.py`, threads `connectors/consumer_thread.py`, the merging of commits
+`connectors/commits.py`.
 """
 
 from __future__ import annotations
@@ -24,17 +29,15 @@ import asyncio
 import contextlib
 import itertools
 import logging
-import queue
 import threading
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Iterable, Mapping
-from concurrent.futures import Future
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar, Literal, cast
 
 import faust
 import msgspec
+from confluent_kafka import OFFSET_INVALID, KafkaError, KafkaException, Message, Producer, TopicPartition
 from confluent_kafka import Consumer as KafkaConsumer
-from confluent_kafka import KafkaError, KafkaException, Message, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, ConfigResource
 from faust.exceptions import ImproperlyConfigured
 from faust.transport import base
@@ -43,6 +46,8 @@ from faust.transport.producer import Producer as FaustProducer
 from faust.types import TP, ConsumerMessage, RecordMetadata
 from yarl import URL
 
+from connectors.commits import Commits
+from connectors.consumer_thread import ConsumerThread
 from schemas.frame import Frame, OffsetLedger
 
 logger = logging.getLogger(__name__)
@@ -56,9 +61,38 @@ OnRevoke = Callable[[list[tuple[str, int]]], Awaitable[None]]
 #: Makes the ledger of a newly assigned partition from (topic, partition, position, committed metadata).
 NewLedger = Callable[[str, int, int, str | None], OffsetLedger]
 
-_POLL_S = 0.05  # also how long a call to the consumer may wait for its turn
-_STALL_AFTER = 5  # polls without a free place in hand
+_POLL_S = 0.05  # also how long a call to a consumer may wait for its turn
 _CALL_TIMEOUT_S = 30.0
+_COMMIT_AGAIN_S = 0.5
+
+#: What is in flight gets so long to end when a classic group rebalances: it takes all partitions away, also those that
+#: come back a moment later, and nothing of them moves meanwhile.
+CLASSIC_DRAIN_S = 0.5
+
+#: Waits for the committed offsets, in seconds: short at first, since the group's epoch may move on meanwhile and
+#: transactions need to know. An open transaction of the last owner takes up to its time-out.
+_COMMITTED_TIMEOUTS_S = (0.25, 0.5, 1.0, 2.0, 5.0)
+#: Asking again for committed offsets does not help.
+_HOPELESS = frozenset(
+    {
+        KafkaError.GROUP_AUTHORIZATION_FAILED,
+        KafkaError.TOPIC_AUTHORIZATION_FAILED,
+        KafkaError.UNSUPPORTED_VERSION,
+        KafkaError._UNSUPPORTED_FEATURE,
+        KafkaError._FATAL,
+    }
+)
+#: The group has gone on without this member: what was assigned is not ours, and a callback will say so.
+_STALE = frozenset(
+    {
+        KafkaError.UNKNOWN_MEMBER_ID,
+        KafkaError.ILLEGAL_GENERATION,
+        KafkaError.FENCED_INSTANCE_ID,
+        KafkaError.FENCED_MEMBER_EPOCH,
+        KafkaError.STALE_MEMBER_EPOCH,
+        KafkaError.GROUP_ID_NOT_FOUND,
+    }
+)
 
 
 class FrameApp(faust.App):
@@ -132,8 +166,10 @@ def consumer_config(bootstrap: str, group: str, protocol: GroupProtocol, extra: 
         # Bounds what is prefetched in all, whatever the backlog; librdkafka's default is 64 MiB.
         "queued.max.messages.kbytes": 16_384,
         "fetch.wait.max.ms": 100,
-        # A fetch that found nothing is not held back: latency matters more than a few empty fetches.
+        # A fetch that found nothing is not held back: latency matters more than a few empty fetches. Nor, for a second,
+        # is the next one when enough was read ahead.
         "fetch.error.backoff.ms": 100,
+        "fetch.queue.backoff.ms": 20,
     }
     if protocol == "consumer":
         # `range` puts equal partitions of equally partitioned topics into one member.
@@ -142,6 +178,24 @@ def consumer_config(bootstrap: str, group: str, protocol: GroupProtocol, extra: 
         config["partition.assignment.strategy"] = "range"
     config.update(extra)
     return config
+
+
+_MEMBER_ONLY = frozenset(
+    {
+        "group.instance.id",
+        "group.protocol",
+        "group.remote.assignor",
+        "heartbeat.interval.ms",
+        "max.poll.interval.ms",
+        "partition.assignment.strategy",
+        "session.timeout.ms",
+    }
+)
+
+
+def fetcher_config(member: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings for the consumer that fetches what the member was assigned; it joins no group."""
+    return {name: value for name, value in member.items() if name not in _MEMBER_ONLY}
 
 
 class FrameMessage(ConsumerMessage):
@@ -175,6 +229,17 @@ class FrameMessage(ConsumerMessage):
             self._done(cast(Any, self.value))
 
 
+class _Epoch:
+    """One assignment of a partition. The ledger is missing where nothing was committed and nothing was read yet: its
+    start is where the first record is."""
+
+    __slots__ = ("ledger", "over")
+
+    def __init__(self, ledger: OffsetLedger | None) -> None:
+        self.ledger = ledger
+        self.over = False  # given up or lost: no ledger is made any more
+
+
 class FrameConsumer(FaustConsumer):
     """Faust's consumer port on `confluent_kafka.Consumer`, handing over frames."""
 
@@ -188,22 +253,21 @@ class FrameConsumer(FaustConsumer):
         if len(self.app.tables):
             raise ImproperlyConfigured("frames:// carries no table changelogs; follow a compacted topic instead")
         self.settings = settings
-        self._kafka: KafkaConsumer | None = None
-        self._thread: threading.Thread | None = None
-        self._halt = threading.Event()
+        self._member: ConsumerThread | None = None
+        self._fetcher: ConsumerThread | None = None
         self._in_hand = threading.Semaphore(settings.batches_in_hand_max)
         self._batches: asyncio.Queue[list[Frame]] = asyncio.Queue()  # bounded by _in_hand
         self._main_loop: asyncio.AbstractEventLoop | None = None
-        # Written by the poll thread, inside a rebalance callback while the loop waits or between two hand-overs.
-        self._ledgers: dict[tuple[str, int], OffsetLedger] = {}
+        # Written by the member's thread. What the fetcher's thread fetches, and for which epoch, lags behind it by a
+        # turn, and so a record never gets a ledger of an epoch that it was not fetched in.
+        self._epochs: dict[tuple[str, int], _Epoch] = {}
+        self._fetched: dict[tuple[str, int], _Epoch] = {}
+        self._beginning = threading.Lock()  # a ledger is made by either thread, and ended by the member's
         self._assigned: set[TP] = set()
         self._committed: dict[tuple[str, int], tuple[int, str]] = {}
         self._held: set[tuple[str, int]] = set()  # paused by the stage
-        self._stalled = False  # paused by us, for want of a place in hand
-        self._waited = 0  # polls without a free place
-        self._calls: queue.SimpleQueue[tuple[Callable[[KafkaConsumer], Any], Future[Any]]] = queue.SimpleQueue()
+        self._commits = Commits(self._is_ours, self._commit_again)
         self._group: object = None
-        self._closed = False
         self._protocol: GroupProtocol = "consumer"
         self.rebalances = 0
         # Faust's own bookkeeping, which its compiled stream writes to: all offsets count as committed there, so that it
@@ -216,8 +280,8 @@ class FrameConsumer(FaustConsumer):
         """Join the group. Called by Faust's conductor once the agents have started, and again when topics change."""
         self._main_loop = asyncio.get_running_loop()
         names = sorted(topics)
-        if self._kafka is not None:
-            await asyncio.wrap_future(self._call(self._subscribe, names))
+        if self._member is not None:
+            await asyncio.wrap_future(self._member.call(self._subscribe, names))
             return
         bootstrap = ",".join(f"{url.host}:{url.port or 9092}" for url in self.transport.url)
         client = {"bootstrap.servers": bootstrap, **_security(self.settings.consumer)}
@@ -225,24 +289,30 @@ class FrameConsumer(FaustConsumer):
             self._protocol = await asyncio.to_thread(group_protocol, client)
         else:
             self._protocol = self.settings.group_protocol
-        config = consumer_config(bootstrap, self.app.conf.id, self._protocol, self.settings.consumer)
-        self._kafka = KafkaConsumer({**config, "error_cb": self._on_error}, logger=logger)
-        self._subscribe(self._kafka, names)
+        group = self.app.conf.id
+        config = consumer_config(bootstrap, group, self._protocol, self.settings.consumer)
+        member = KafkaConsumer({**config, "error_cb": self._on_error, "on_commit": self._on_commit}, logger=logger)
+        fetcher = KafkaConsumer({**fetcher_config(config), "error_cb": self._on_fetch_error}, logger=logger)
+        self._member = ConsumerThread(f"member-{group}", member, self._tend, self._fail)
+        self._fetcher = ConsumerThread(f"fetch-{group}", fetcher, self._fetch, self._fail)
+        self._subscribe(member, names)
         self.app.flow_control.resume()  # once: resuming clears the agents' queues
         # No tables, nothing to recover: Faust's start waits for this.
         cast(Any, self.app.tables).recovery.completed.set()
         self.add_future(self._pump())
-        self._thread = threading.Thread(target=self._poll_forever, name=f"frames-{self.app.conf.id}", daemon=True)
-        self._thread.start()
+        self._member.start()
+        self._fetcher.start()
 
-    def _subscribe(self, kafka: KafkaConsumer, topics: list[str]) -> None:
-        kafka.subscribe(topics, on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost)
+    def _subscribe(self, member: KafkaConsumer, topics: list[str]) -> None:
+        member.subscribe(topics, on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost)
 
     async def on_stop(self) -> None:
-        """Leave the group: the poll thread runs the revoke callbacks, settles what it can, and closes."""
-        self._halt.set()
-        if self._thread is not None:
-            await asyncio.to_thread(self._thread.join)
+        """Fetch no more, and leave the group: the member's thread runs the revoke callbacks, which settle what they
+        can."""
+        self.close()
+        for thread in (self._fetcher, self._member):
+            if thread is not None:
+                await asyncio.to_thread(thread.join)
 
     def quiesce(self) -> None:
         """Fetch no more, stay in the group: the first step of an orderly stop."""
@@ -251,7 +321,11 @@ class FrameConsumer(FaustConsumer):
 
     def ledger(self, topic: str, partition: int) -> OffsetLedger | None:
         """Of the partition's present epoch; None when it is not ours, or nothing of it was ever committed or read."""
-        return self._ledgers.get((topic, partition))
+        return self._ledger((topic, partition))
+
+    def _ledger(self, key: tuple[str, int]) -> OffsetLedger | None:
+        epoch = self._epochs.get(key)
+        return epoch.ledger if epoch is not None else None
 
     def group_metadata(self) -> object:
         """What a transactional producer needs to commit offsets as this member, as of the last poll. RuntimeError
@@ -265,78 +339,57 @@ class FrameConsumer(FaustConsumer):
     def hold(self, topic: str, partition: int) -> None:
         """Fetch no more of this partition until `release`. What is under way still arrives."""
         key = (topic, partition)
-        if key not in self._held and key in self._ledgers:
+        if key not in self._held and key in self._epochs and self._fetcher is not None:
             self._held.add(key)
-            self._call(self._apply_hold, key)
+            self._fetcher.call(self._apply_hold, key)
 
     def release(self, topic: str, partition: int) -> None:
         """Undo `hold`."""
         key = (topic, partition)
-        if key in self._held:
+        if key in self._held and self._fetcher is not None:
             self._held.discard(key)
-            self._call(self._apply_hold, key)
+            self._fetcher.call(self._apply_hold, key)
 
-    def _apply_hold(self, kafka: KafkaConsumer, key: tuple[str, int]) -> None:
+    def _apply_hold(self, fetcher: KafkaConsumer, key: tuple[str, int]) -> None:
         """Bring librdkafka in line with `_held`, as it is now: calls may have crossed."""
-        if key not in self._ledgers or self._stalled:
+        if key in self._fetched:
+            (fetcher.pause if key in self._held else fetcher.resume)([TopicPartition(*key)])
+
+    # --- commits, for those who write outside of transactions --------------------------------------
+
+    def commit_soon(self, offsets: Sequence[tuple[str, int, int, str]]) -> None:
+        """Have (topic, partition, next offset, metadata) committed soon, and later ones with them; waits for nothing.
+
+        Never fails: what fails for a reason that may pass is tried again, and offsets of a partition that is not ours
+        any more are dropped; its records come again elsewhere.
+        """
+        if self._member is not None:
+            self._member.call(self._add_commits, offsets)
+
+    def _add_commits(self, member: KafkaConsumer, offsets: Sequence[tuple[str, int, int, str]]) -> None:
+        self._commits.add(offsets)
+        self._commits.send(member)
+
+    def _commit_again(self) -> None:
+        member, loop = self._member, self._main_loop
+        assert member is not None
+        assert loop is not None
+        with contextlib.suppress(RuntimeError):  # the loop is closed
+            loop.call_soon_threadsafe(loop.call_later, _COMMIT_AGAIN_S, member.call, self._commits.send)
+
+    def _is_ours(self, key: tuple[str, int]) -> bool:
+        ledger = self._ledger(key)
+        return ledger is not None and ledger.live
+
+    # --- the fetcher's thread ---------------------------------------------------------------------
+
+    def _fetch(self, fetcher: KafkaConsumer) -> None:
+        if not self._in_hand.acquire(timeout=_POLL_S):
             return
-        partition = [TopicPartition(*key)]
-        if key in self._held:
-            kafka.pause(partition)
-        else:
-            kafka.resume(partition)
-
-    def _call(self, function: Callable[..., Any], *args: Any) -> Future[Any]:
-        """Have the poll thread call `function(kafka, *args)` at its next turn."""
-        future: Future[Any] = Future()
-        if self._closed:
-            future.set_exception(RuntimeError("the consumer is closed"))
-            return future
-        self._calls.put((lambda kafka: function(kafka, *args), future))
-        return future
-
-    # --- the poll thread --------------------------------------------------------------------------
-
-    def _poll_forever(self) -> None:
-        kafka = self._kafka
-        assert kafka is not None
-        try:
-            while not self._halt.is_set():
-                self._poll_once(kafka)
-        except Exception as error:  # noqa: BLE001 - the thread's last word must reach the app
-            self._fail(error)
-        finally:
-            try:
-                kafka.close()  # runs the revoke callback for what is still assigned
-            except Exception as error:  # noqa: BLE001
-                logger.warning("closing the consumer of %s failed: %s", self.app.conf.id, error)
-            self._closed = True
-            while not self._calls.empty():
-                self._calls.get()[1].set_exception(RuntimeError("the consumer is closed"))
-
-    def _poll_once(self, kafka: KafkaConsumer) -> None:
-        self._serve(kafka)
-        if not self._in_hand.acquire(timeout=0 if self._stalled else _POLL_S):
-            self._waited += 1
-            if self._waited == _STALL_AFTER:
-                self._stall(kafka)
-            # Nothing is fetched while all is paused; polling serves the callbacks and keeps the member alive.
-            if self._stalled and (message := kafka.poll(_POLL_S)) is not None:
-                if (error := message.error()) is None:
-                    raise RuntimeError("a record arrived from a paused partition")
-                self._on_record_error(error, message)
-            return
-        self._waited = 0
-        if self._stalled:
-            self._unstall(kafka)
         # The first record is waited for, the rest is what is there: consume() alone would wait for a full batch.
-        messages = kafka.consume(1, _POLL_S)
+        messages = fetcher.consume(1, _POLL_S)
         if messages:
-            ledger = self._ledger_of(messages[0])
-            rest = kafka.consume(self.settings.frame_records_max - 1, 0)
-            if ledger is not None and not ledger.live:  # its partition was given up between the two calls
-                messages = []
-            messages += rest
+            messages += fetcher.consume(self.settings.frame_records_max - 1, 0)
         frames = self._frames(messages)
         if not frames:
             self._in_hand.release()
@@ -344,30 +397,20 @@ class FrameConsumer(FaustConsumer):
         assert self._main_loop is not None
         self._main_loop.call_soon_threadsafe(self._batches.put_nowait, frames)
 
-    def _serve(self, kafka: KafkaConsumer) -> None:
-        """Make the calls that the event loop asked for."""
-        self._group = kafka.consumer_group_metadata()
-        while not self._calls.empty():
-            call, future = self._calls.get()
-            try:
-                future.set_result(call(kafka))
-            except Exception as error:  # noqa: BLE001 - it is the caller's
-                future.set_exception(error)
+    def _fetch_from(
+        self, fetcher: KafkaConsumer, starts: list[TopicPartition], epochs: dict[tuple[str, int], _Epoch]
+    ) -> None:
+        self._fetched.update(epochs)
+        fetcher.incremental_assign(starts)
+        # librdkafka remembers that a partition was paused when it was last ours.
+        for key in epochs:
+            self._apply_hold(fetcher, key)
 
-    def _stall(self, kafka: KafkaConsumer) -> None:
-        partitions = [TopicPartition(tp.topic, tp.partition) for tp in self._assigned]
-        if partitions:
-            kafka.pause(partitions)
-        self._stalled = True
-
-    def _unstall(self, kafka: KafkaConsumer) -> None:
-        self._stalled = False
-        held = self._held
-        partitions = [
-            TopicPartition(tp.topic, tp.partition) for tp in self._assigned if (tp.topic, tp.partition) not in held
-        ]
-        if partitions:
-            kafka.resume(partitions)
+    def _fetch_no_more(self, fetcher: KafkaConsumer, keys: Iterable[tuple[str, int]]) -> None:
+        ended = [key for key in keys if key in self._fetched]
+        for key in ended:
+            del self._fetched[key]
+        fetcher.incremental_unassign([TopicPartition(*key) for key in ended])
 
     def _frames(self, messages: list[Any]) -> list[Frame]:
         by_partition: dict[tuple[str, int], list[Any]] = {}
@@ -382,21 +425,21 @@ class FrameConsumer(FaustConsumer):
             else:
                 records.append(message)
         frames = []
-        for (topic, partition), records in by_partition.items():
-            ledger = self._ledger_of(records[0])
-            if ledger is None:
+        for key, records in by_partition.items():
+            epoch = self._fetched.get(key)
+            if epoch is None:
                 continue
-            frames.append(Frame(topic, partition, records, ledger))
+            ledger = epoch.ledger or self._begin(epoch, key, records[0].offset())
+            if ledger is not None:
+                frames.append(Frame(*key, records, ledger))
         return frames
 
-    def _ledger_of(self, message: Any) -> OffsetLedger | None:
-        """The ledger of the record's partition; None when the partition is not ours (any more), or it is an error."""
-        topic, partition = message.topic(), message.partition()
-        ledger = self._ledgers.get((topic, partition))
-        if ledger is None and message.error() is None and TP(topic, partition) in self._assigned:
-            # No committed offset: the start is where the first record is.
-            ledger = self._ledgers[topic, partition] = self.settings.ledger(topic, partition, message.offset(), None)
-        return ledger
+    def _begin(self, epoch: _Epoch, key: tuple[str, int], offset: int) -> OffsetLedger | None:
+        """None when the partition has just been taken away."""
+        with self._beginning:
+            if not epoch.over:
+                epoch.ledger = self.settings.ledger(*key, offset, None)
+        return epoch.ledger
 
     def _on_record_error(self, error: KafkaError, message: Any) -> None:
         """An error in the place of a record. Those of one partition pass or are an operator's matter; fatal ones end
@@ -414,6 +457,13 @@ class FrameConsumer(FaustConsumer):
         else:
             logger.info("kafka: %s", error.str())
 
+    def _on_fetch_error(self, error: KafkaError) -> None:
+        """The same for the fetcher, which sees what the member sees: that is said once."""
+        if error.code() == KafkaError._FATAL:
+            self._fail(KafkaException(error))
+        else:
+            logger.debug("kafka, fetching: %s", error.str())
+
     def _fail(self, error: Exception) -> None:
         hint = ""
         if "ConsumerGroupHeartbeat" in str(error):
@@ -423,74 +473,138 @@ class FrameConsumer(FaustConsumer):
         if loop is not None and not loop.is_closed():
             asyncio.run_coroutine_threadsafe(self.app.crash(error), loop)
 
-    # --- rebalance callbacks: on the poll thread, inside poll() or close() ------------------------
+    # --- the member's thread ----------------------------------------------------------------------
 
-    def _on_assign(self, kafka: KafkaConsumer, partitions: list[TopicPartition]) -> None:
+    def _tend(self, member: KafkaConsumer) -> None:
+        self._group = member.consumer_group_metadata()
+        message = member.poll(_POLL_S)
+        if message is not None:
+            error = message.error()
+            if error is None:
+                raise RuntimeError("a record arrived at the consumer that is only a member")
+            self._on_record_error(error, message)
+
+    def _serve(self, member: KafkaConsumer) -> None:
+        """What goes on while a callback waits."""
+        self._group = member.consumer_group_metadata()
+        assert self._member is not None
+        self._member.serve()
+
+    def _on_commit(self, error: KafkaError | None, partitions: list[TopicPartition]) -> None:
+        assert self._member is not None
+        self._commits.answered(self._member.consumer, error, partitions)
+
+    # --- rebalance callbacks: on the member's thread, inside poll() or close() ---------------------
+
+    def _on_assign(self, member: KafkaConsumer, partitions: list[TopicPartition]) -> None:
         self.rebalances += 1
-        ledgers: dict[tuple[str, int], OffsetLedger] = {}
-        for committed in kafka.committed(partitions, timeout=_CALL_TIMEOUT_S) if partitions else []:
-            if committed.error is not None:
-                raise KafkaException(committed.error)
-            if committed.offset >= 0:
-                key = (committed.topic, committed.partition)
-                ledgers[key] = self.settings.ledger(*key, committed.offset, committed.metadata)
-        self._ledgers.update(ledgers)
-        starts = [
-            TopicPartition(p.topic, p.partition, self._start_offset(p.topic, p.partition, p.offset)) for p in partitions
-        ]
+        assert self._fetcher is not None
+        committed = self._committed_of(member, partitions) if partitions else []
         if self._protocol == "consumer":
-            kafka.incremental_assign(starts)
+            member.incremental_assign([])  # the member fetches nothing
         else:
-            kafka.assign(starts)
-        added = {TP(p.topic, p.partition) for p in partitions}
+            member.assign([])
+        if committed is None:
+            return
+        epochs = {(one.topic, one.partition): _Epoch(None) for one in partitions}
+        starts = []
+        for one in committed:
+            key = (one.topic, one.partition)
+            start = OFFSET_INVALID  # as `auto.offset.reset` says
+            if one.offset >= 0:
+                ledger = epochs[key].ledger = self.settings.ledger(*key, one.offset, one.metadata)
+                start = ledger.progress()[0]
+            starts.append(TopicPartition(*key, start))
+        self._epochs.update(epochs)
+        added = {TP(*key) for key in epochs}
         logger.info("group %s: assigned %s", self.app.conf.id, _names(added))
-        self._on_loop(kafka, self._now_assigned(self._assigned | added))
+        self._on_loop(member, self._now_assigned(self._assigned | added))
         if starts:
-            # librdkafka remembers that a partition was paused when it was last ours.
-            (kafka.pause if self._stalled else kafka.resume)(starts)
+            self._fetcher.call(self._fetch_from, starts, epochs)
 
-    def _start_offset(self, topic: str, partition: int, default: int) -> int:
-        ledger = self._ledgers.get((topic, partition))
-        return ledger.progress()[0] if ledger is not None else default
+    def _committed_of(self, member: KafkaConsumer, partitions: list[TopicPartition]) -> list[TopicPartition] | None:
+        """What the group has committed; None when there is no use in waiting for the answer any more."""
+        assert self._member is not None
+        for timeout_s in itertools.chain(_COMMITTED_TIMEOUTS_S, itertools.repeat(_COMMITTED_TIMEOUTS_S[-1])):
+            try:
+                committed = member.committed(partitions, timeout=timeout_s)
+                errors = [one.error for one in committed if one.error is not None]
+            except KafkaException as exception:
+                errors = [exception.args[0]]
+            if not errors:
+                return committed
+            if self._member.halted.is_set() or errors[0].code() in _STALE:
+                return None
+            if errors[0].fatal() or errors[0].code() in _HOPELESS:
+                raise KafkaException(errors[0])
+            if timeout_s >= 1:
+                logger.warning("group %s: no committed offsets yet: %s; waiting", self.app.conf.id, errors[0].str())
+            self._serve(member)
+        raise AssertionError("the waits do not end")
 
-    def _on_revoke(self, kafka: KafkaConsumer, partitions: list[TopicPartition]) -> None:
+    def _on_revoke(self, member: KafkaConsumer, partitions: list[TopicPartition]) -> None:
         self.rebalances += 1
         given_up = {TP(p.topic, p.partition) for p in partitions}
+        keys = [(tp.topic, tp.partition) for tp in given_up]
         logger.info("group %s: giving up %s", self.app.conf.id, _names(given_up))
-        for tp in given_up:  # frames on their way to an agent come too late: nobody would wait for what they start
-            if (ledger := self._ledgers.get((tp.topic, tp.partition))) is not None:
-                ledger.retire()
+        with self._beginning:
+            for epoch in [self._epochs[key] for key in keys if key in self._epochs]:
+                epoch.over = True
+                if epoch.ledger is not None:
+                    # Frames on their way to an agent come too late: nobody would wait for what they start.
+                    epoch.ledger.retire()
+        assert self._fetcher is not None
+        self._fetcher.call(self._fetch_no_more, keys)
         if self.settings.on_revoke is not None:
-            self._on_loop(kafka, self.settings.on_revoke([(tp.topic, tp.partition) for tp in given_up]))
+            self._on_loop(member, self._drain(self.settings.on_revoke, keys))
         if self.settings.commits:
-            self._on_loop(kafka, self._commit_before_giving_up())
-        self._forget(given_up)
-        self._unassign(kafka, partitions)
-        self._on_loop(kafka, self._now_assigned(self._assigned - given_up))
+            self._on_loop(member, self._commit_before_giving_up())
+        self._commits.flush(member, keys)
+        self._end(member, given_up)
 
-    def _on_lost(self, kafka: KafkaConsumer, partitions: list[TopicPartition]) -> None:
+    async def _drain(self, on_revoke: OnRevoke, keys: list[tuple[str, int]]) -> None:
+        assert self._member is not None
+        if self._protocol == "consumer" or self._member.halted.is_set():  # nobody else waits, or nothing else goes on
+            await on_revoke(keys)
+            return
+        try:
+            async with asyncio.timeout(CLASSIC_DRAIN_S):
+                await on_revoke(keys)
+        except TimeoutError:
+            logger.info(
+                "group %s: what is in flight after %s s is void and repeats; groups of the newer protocol, which keep "
+                "what does not move, are given more time",
+                self.app.conf.id,
+                CLASSIC_DRAIN_S,
+            )
+
+    def _on_lost(self, member: KafkaConsumer, partitions: list[TopicPartition]) -> None:
         """The group went on without us: somebody else may own these partitions by now."""
         self.rebalances += 1
         lost = {TP(p.topic, p.partition) for p in partitions}
         logger.warning("group %s: lost %s", self.app.conf.id, _names(lost))
-        self._forget(lost)
-        self._unassign(kafka, partitions)
-        self._on_loop(kafka, self._now_assigned(self._assigned - lost))
+        assert self._fetcher is not None
+        self._fetcher.call(self._fetch_no_more, [(tp.topic, tp.partition) for tp in lost])
+        self._end(member, lost)
 
-    def _forget(self, partitions: set[TP]) -> None:
+    def _end(self, member: KafkaConsumer, partitions: set[TP]) -> None:
+        """End the epochs, tell the group, then the agents."""
         for tp in partitions:
             key = (tp.topic, tp.partition)
-            ledger = self._ledgers.pop(key, None)
-            if ledger is not None:
-                ledger.close()
+            epoch = self._epochs.pop(key, None)
+            if epoch is not None:
+                with self._beginning:
+                    epoch.over = True
+                if epoch.ledger is not None:
+                    epoch.ledger.close()
             self._held.discard(key)
             self._committed.pop(key, None)
-
-    def _unassign(self, kafka: KafkaConsumer, partitions: list[TopicPartition]) -> None:
+        self._commits.drop([(tp.topic, tp.partition) for tp in partitions])
         if self._protocol == "consumer":
-            kafka.incremental_unassign(partitions)
+            member.incremental_unassign([])  # it has nothing: this says that we are done
         else:
-            kafka.unassign()
+            member.unassign()
+        self._on_loop(member, self._now_assigned(self._assigned - partitions))
 
     async def _now_assigned(self, assigned: set[TP]) -> None:
         """Tell Faust's conductor which agents get which partitions; agents on partitions that stay notice nothing."""
@@ -501,10 +615,10 @@ class FrameConsumer(FaustConsumer):
         if assigned - before:
             await self.app.on_partitions_assigned.send(assigned)
 
-    def _on_loop(self, kafka: KafkaConsumer, work: Awaitable[None]) -> None:
-        """Run on the event loop and wait for it, from the poll thread; not past the loop's own end.
+    def _on_loop(self, member: KafkaConsumer, work: Awaitable[None]) -> None:
+        """Run on the event loop and wait for it, from the member's thread; not past the loop's own end.
 
-        Calls to the consumer are served meanwhile, since the work may need them.
+        Calls to the member are served meanwhile, since the work may need them.
         """
         loop = self._main_loop
         assert loop is not None
@@ -514,7 +628,7 @@ class FrameConsumer(FaustConsumer):
 
         future = asyncio.run_coroutine_threadsafe(run(), loop)
         while not loop.is_closed():
-            self._serve(kafka)
+            self._serve(member)
             try:
                 future.result(timeout=0.005)
                 return
@@ -525,8 +639,8 @@ class FrameConsumer(FaustConsumer):
     # --- the event loop ---------------------------------------------------------------------------
 
     async def _pump(self) -> None:
-        """Pass frames to the agents. Waits while an agent's queue is full, which fills our hands and stops the poll
-        thread."""
+        """Pass frames to the agents. Waits while an agent's queue is full, which fills our hands and stops the
+        fetching."""
         while not self.should_stop:
             frames = await self._batches.get()
             for frame in frames:
@@ -565,7 +679,7 @@ class FrameConsumer(FaustConsumer):
 
     async def force_commit(self, topics: object = None, start_new_transaction: bool = True) -> bool:
         """Commit what the ledgers say, where committing is ours."""
-        if not self.settings.commits or self._kafka is None or self._halt.is_set():
+        if not self.settings.commits or self._member is None or self._member.halted.is_set():
             return False
         try:
             return await self._commit_finished()
@@ -583,14 +697,15 @@ class FrameConsumer(FaustConsumer):
 
     async def _commit_finished(self) -> bool:
         changed = {}
-        for key, ledger in list(self._ledgers.items()):
-            progress = ledger.progress()
-            if ledger.live and self._committed.get(key) != progress:
+        for key, epoch in list(self._epochs.items()):
+            ledger = epoch.ledger
+            if ledger is not None and ledger.live and self._committed.get(key) != (progress := ledger.progress()):
                 changed[key] = progress
         if not changed:
             return False
         offsets = [TopicPartition(topic, partition, *progress) for (topic, partition), progress in changed.items()]
-        await asyncio.wrap_future(self._call(_commit, offsets))
+        assert self._member is not None
+        await asyncio.wrap_future(self._member.call(_commit, offsets))
         self._committed.update(changed)
         return True
 
@@ -608,16 +723,16 @@ class FrameConsumer(FaustConsumer):
         return set(self._assigned)
 
     async def _drain_messages(self, fetcher: Any) -> None:
-        """Faust's fetch loop is not used: the poll thread fetches."""
+        """Faust's fetch loop is not used: the fetcher fetches."""
 
     async def _commit(self, offsets: Mapping[TP, int]) -> bool:
         raise NotImplementedError("the ledgers commit")
 
     async def _getmany(self, active_partitions: object, timeout: float) -> Any:
-        raise NotImplementedError("the poll thread fetches")
+        raise NotImplementedError("the fetcher fetches")
 
     def _to_message(self, tp: TP, record: Any) -> Any:
-        raise NotImplementedError("frames are made by the poll thread")
+        raise NotImplementedError("the fetcher makes frames")
 
     def _new_topicpartition(self, topic: str, partition: int) -> TP:
         return TP(topic, partition)
@@ -653,7 +768,7 @@ class FrameConsumer(FaustConsumer):
         raise NotImplementedError("to replay, reset the group's offsets (distributary replay)")
 
     async def position(self, tp: TP) -> int | None:
-        ledger = self._ledgers.get((tp.topic, tp.partition))
+        ledger = self._ledger((tp.topic, tp.partition))
         return ledger.progress()[0] if ledger is not None else None
 
     async def earliest_offsets(self, *partitions: TP) -> Mapping[TP, int]:
@@ -663,16 +778,16 @@ class FrameConsumer(FaustConsumer):
         return {tp: bounds[1] for tp, bounds in (await self._watermarks(partitions)).items()}
 
     async def _watermarks(self, partitions: Iterable[TP]) -> dict[TP, tuple[int, int]]:
-        if self._kafka is None:
+        if self._member is None:
             return {}
 
-        def ask(kafka: KafkaConsumer) -> dict[TP, tuple[int, int]]:
+        def ask(member: KafkaConsumer) -> dict[TP, tuple[int, int]]:
             return {
-                tp: kafka.get_watermark_offsets(TopicPartition(tp.topic, tp.partition), timeout=_CALL_TIMEOUT_S)
+                tp: member.get_watermark_offsets(TopicPartition(tp.topic, tp.partition), timeout=_CALL_TIMEOUT_S)
                 for tp in partitions
             }
 
-        return await asyncio.wrap_future(self._call(ask))
+        return await asyncio.wrap_future(self._member.call(ask))
 
     def highwater(self, tp: TP) -> int:
         return 0  # Faust's monitor only; lag is measured from committed offsets
@@ -685,7 +800,9 @@ class FrameConsumer(FaustConsumer):
 
     def close(self) -> None:
         """Faust's emergency exit."""
-        self._halt.set()
+        for thread in (self._fetcher, self._member):
+            if thread is not None:
+                thread.halt()
 
 
 class FrameProducer(FaustProducer):
@@ -794,8 +911,8 @@ class Transport(base.Transport):
         raise ImproperlyConfigured("set app.frame_settings to a connectors.frames.FrameSettings")
 
 
-def _commit(kafka: KafkaConsumer, offsets: list[TopicPartition]) -> None:
-    for committed in kafka.commit(offsets=offsets, asynchronous=False):
+def _commit(member: KafkaConsumer, offsets: list[TopicPartition]) -> None:
+    for committed in member.commit(offsets=offsets, asynchronous=False):
         if committed.error is not None:
             raise KafkaException(committed.error)
 

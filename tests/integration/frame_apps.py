@@ -96,7 +96,9 @@ class FrameApp:
 
     @property
     def ledgers(self) -> dict[tuple[str, int], OffsetLedger]:
-        return dict(self.consumer._ledgers)
+        """Of the present epochs, where they have begun."""
+        assignment = {(tp.topic, tp.partition): self.consumer.ledger(*tp) for tp in self.consumer.assignment()}
+        return {key: ledger for key, ledger in assignment.items() if ledger is not None}
 
     def values(self, topic: str | None = None) -> list[bytes | None]:
         return [record.value() for frame in self.frames if topic in (None, frame.topic) for record in frame.records]

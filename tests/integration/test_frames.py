@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from confluent_kafka import KafkaException, Producer, TopicPartition
+from confluent_kafka import KafkaError, KafkaException, Producer, TopicPartition
 from faust.exceptions import ImproperlyConfigured
-from faust.types import TP
 
+from connectors.consumer_thread import ConsumerThread
 from connectors.frames import FrameSettings, group_protocol
 from connectors.local_kafka import Cluster, kafka_cluster
 from schemas.frame import Frame
@@ -29,6 +30,11 @@ def topic(kafka: Cluster, prefix: str) -> str:
 @pytest.fixture
 def group(prefix: str) -> str:
     return f"{prefix}group"
+
+
+def stalled(app: FrameApp) -> bool:
+    """Whether all batches are in hand: one is being passed on, the others wait."""
+    return app.consumer._batches.qsize() == app.consumer.settings.batches_in_hand_max - 1
 
 
 async def test_an_ordinary_agent_gets_frames_and_goes_on_where_it_stopped(
@@ -147,13 +153,112 @@ async def test_members_come_and_go_and_partitions_that_stay_notice_nothing(
     assert first.values().count(b"y") == 4
 
 
+async def test_a_partition_that_stays_flows_on_while_what_moves_is_waited_for(
+    kafka: Cluster, topic: str, group: str
+) -> None:
+    """As long as the wait takes: here it ends only when enough of the other partition was handed over."""
+    moving: set[tuple[str, int]] = set()
+    flowed = asyncio.Event()
+
+    async def on_revoke(partitions: list[tuple[str, int]]) -> None:
+        if first.app.should_stop:
+            return
+        moving.update(partitions)
+        await flowed.wait()
+
+    first = FrameApp(kafka.bootstrap, group, [topic], settings=FrameSettings(ledger=new_ledger, on_revoke=on_revoke))
+    second = FrameApp(kafka.bootstrap, group, [topic])
+    async with running(first):
+        for partition in (0, 1):
+            produce(kafka.bootstrap, topic, [b"before"], partition)
+        await eventually_async(lambda: first.values().count(b"before") == 2)
+        async with running(second):
+            await eventually_async(lambda: moving, timeout_s=20)
+            ((_, given_up),) = moving
+            produce(kafka.bootstrap, topic, [b"not here"] * 20, given_up)
+            for number in range(20):
+                produce(kafka.bootstrap, topic, [b"here"], 1 - given_up)
+                await eventually_async(lambda: first.values().count(b"here") == number + 1)  # noqa: B023 - awaited here
+            assert not second.frames
+            await eventually_async(  # the other one's offsets are committed meanwhile
+                lambda: committed(kafka.bootstrap, group, topic, 1 - given_up)[0] == 21
+            )
+            flowed.set()
+            await eventually_async(lambda: second.values().count(b"not here") == 20)
+            assert b"not here" not in first.values()
+            assert b"here" not in second.values()
+            moving.clear()
+        await eventually_async(lambda: len(first.assigned) == 2, timeout_s=20)
+        produce(kafka.bootstrap, topic, [b"after"], given_up)
+        await eventually_async(lambda: b"after" in first.values())
+        assert not moving
+    assert first.values().count(b"here") == 20
+
+
+async def test_a_partition_that_stays_flows_on_while_the_offsets_of_another_are_unknown(
+    kafka: Cluster, topic: str, group: str
+) -> None:
+    """The last owner left a transaction open with offsets of the partition that comes: they are waited for."""
+    first = FrameApp(kafka.bootstrap, group, [topic])
+    second = FrameApp(kafka.bootstrap, group, [topic], settings=FrameSettings(ledger=new_ledger, commits=False))
+    async with running(first):
+        await second.start()
+        await eventually_async(lambda: len(first.assigned) == len(second.assigned) == 1, timeout_s=20)
+        ((_, stays),) = first.assigned
+        ((_, comes),) = second.assigned
+        produce(kafka.bootstrap, topic, [b"%d" % number for number in range(5)], comes)
+        writer = Producer({"bootstrap.servers": kafka.bootstrap, "transactional.id": f"{group}.writer"})
+        writer.init_transactions(10)
+        writer.begin_transaction()
+        metadata: Any = second.consumer.group_metadata()
+        await asyncio.to_thread(writer.send_offsets_to_transaction, [TopicPartition(topic, comes, 3)], metadata, 10)
+        await second.stop()
+        before = first.consumer.rebalances
+        for number in range(20):
+            produce(kafka.bootstrap, topic, [b"here"], stays)
+            await eventually_async(lambda: first.values().count(b"here") == number + 1)  # noqa: B023 - awaited here
+        await eventually_async(lambda: first.consumer.rebalances > before, timeout_s=20)  # it was given the other one
+        for number in range(20, 40):
+            produce(kafka.bootstrap, topic, [b"here"], stays)
+            await eventually_async(lambda: first.values().count(b"here") == number + 1)  # noqa: B023 - awaited here
+        assert len(first.assigned) == 1
+        await asyncio.to_thread(writer.commit_transaction, 10)
+        await eventually_async(lambda: first.offsets(topic, comes) == [3, 4])
+
+
+async def test_offsets_can_be_committed_without_waiting(kafka: Cluster, topic: str, group: str) -> None:
+    """By one who writes outside of transactions: also while the group changes, and never of another's partition."""
+    settings = FrameSettings(ledger=new_ledger, commits=False)
+    first = FrameApp(kafka.bootstrap, group, [topic], settings=settings)
+    second = FrameApp(kafka.bootstrap, group, [topic], settings=settings)
+    async with running(first):
+        for partition in (0, 1):
+            produce(kafka.bootstrap, topic, [b"x"] * 100, partition)
+        await eventually_async(lambda: len(first.values()) == 200)
+        for offset in range(1, 51):
+            first.consumer.commit_soon([(topic, 0, offset, f"m{offset}"), (topic, 1, offset, "")])
+        await eventually_async(lambda: committed(kafka.bootstrap, group, topic, 0) == (50, "m50"))
+        async with running(second):
+            for offset in range(51, 101):  # some of them on the way when one partition moves
+                first.consumer.commit_soon([(topic, 0, offset, ""), (topic, 1, offset, "")])
+                await asyncio.sleep(0)
+            await eventually_async(lambda: len(first.assigned) == len(second.assigned) == 1, timeout_s=20)
+            ((_, stays),) = first.assigned
+            await eventually_async(lambda: committed(kafka.bootstrap, group, topic, stays) == (100, ""))
+            assert committed(kafka.bootstrap, group, topic, 1 - stays) == (100, "")
+            first.consumer.commit_soon([(topic, 1 - stays, 7, "not ours"), (topic, stays, 99, "ours")])
+            await eventually_async(lambda: committed(kafka.bootstrap, group, topic, stays) == (99, "ours"))
+            assert committed(kafka.bootstrap, group, topic, 1 - stays) == (100, "")
+
+
 async def test_a_held_partition_is_not_fetched_and_the_others_are(kafka: Cluster, topic: str, group: str) -> None:
     produce(kafka.bootstrap, topic, [b"a"], 0)
     app = FrameApp(kafka.bootstrap, group, [topic])
     async with running(app):
         await eventually_async(app.values)
         app.consumer.hold(topic, 0)
-        await asyncio.wrap_future(app.consumer._call(lambda kafka: None))  # calls are made in order
+        assert app.consumer._fetcher is not None
+        await asyncio.wrap_future(app.consumer._fetcher.call(lambda fetcher: None))  # calls are made in order
         produce(kafka.bootstrap, topic, [b"held"], 0)
         for number in range(3):
             produce(kafka.bootstrap, topic, [b"%d" % number], 1)
@@ -174,12 +279,12 @@ async def test_an_agent_that_stalls_keeps_its_membership_and_its_records(
         await eventually_async(app.values)
         app.gate.clear()
         produce(kafka.bootstrap, topic, [b"%d" % n for n in range(500)])
-        await eventually_async(lambda: app.consumer._stalled)
+        await eventually_async(lambda: stalled(app))
         ledgers, rebalances = app.ledgers, app.consumer.rebalances
         passed = asyncio.Event()
         asyncio.get_running_loop().call_later(2.0, passed.set)  # twice the interval
         await passed.wait()
-        assert app.consumer._stalled
+        assert stalled(app)
         assert len(app.values()) < 200  # and little is held in memory
         app.gate.set()
         await eventually_async(lambda: len(app.values()) == 501)
@@ -198,10 +303,10 @@ async def test_a_hold_during_a_stall_outlives_it(kafka: Cluster, topic: str, gro
         await eventually_async(lambda: len(app.values()) == 2)
         app.gate.clear()
         produce(kafka.bootstrap, topic, [b"x"] * 200, 0)
-        await eventually_async(lambda: app.consumer._stalled)
+        await eventually_async(lambda: stalled(app))
         app.consumer.hold(topic, 0)
         app.gate.set()
-        await eventually_async(lambda: not app.consumer._stalled)
+        await eventually_async(lambda: not stalled(app))
         produce(kafka.bootstrap, topic, [b"other"], 1)
         await eventually_async(lambda: b"other" in app.values())
         assert app.values().count(b"x") < 200
@@ -237,7 +342,7 @@ async def test_a_stop_is_orderly_while_the_agent_is_stuck(kafka: Cluster, topic:
     app.gate.clear()
     await app.start()
     produce(kafka.bootstrap, topic, [b"x"] * 300)
-    await eventually_async(lambda: app.consumer._stalled)
+    await eventually_async(lambda: stalled(app))
     ledgers = app.ledgers
     await app.stop(within_s=15)
     assert not any(ledger.live for ledger in ledgers.values())
@@ -287,7 +392,20 @@ class Scripted:
     def consumer_group_metadata(self) -> object:
         return object()
 
+    def incremental_assign(self, partitions: object) -> None: ...
+
     def incremental_unassign(self, partitions: object) -> None: ...
+
+    def resume(self, partitions: object) -> None: ...
+
+    def committed(self, partitions: list[TopicPartition], timeout: float) -> list[TopicPartition]:
+        answer = next(self.committed_answers, None)
+        if isinstance(answer, int):
+            raise KafkaException(KafkaError(answer))
+        return partitions
+
+    #: Error codes; none for an answer without offsets.
+    committed_answers: Iterator[int] = iter(())
 
 
 class ScriptedMessage(Consumed, frozen=True):
@@ -305,23 +423,80 @@ class ScriptedMessage(Consumed, frozen=True):
         return None
 
 
-async def test_a_partition_given_up_in_the_middle_of_a_fetch_gets_no_new_ledger(kafka: Cluster, group: str) -> None:
-    """Its ledger would be live, and so its records would be processed and committed by one who does not own them."""
+async def test_a_record_never_gets_a_ledger_of_another_epoch(kafka: Cluster, group: str) -> None:
+    """A partition is taken away, and given back, while records of it are on their way from librdkafka. With a live
+    ledger they would be processed and committed by one who does not own them, or ahead of what comes first."""
     app = FrameApp(kafka.bootstrap, group, ["t"], settings=FrameSettings(ledger=new_ledger, commits=False))
     consumer = app.consumer
     consumer._main_loop = asyncio.get_running_loop()
-    consumer._assigned = {TP("t", 0), TP("t", 1)}
-    scripted: Any = None
+    partitions = [TopicPartition("t", 0), TopicPartition("t", 1)]
 
-    def revoked_meanwhile() -> list[Any]:
-        consumer._on_revoke(scripted, [TopicPartition("t", 0)])
+    def moved_meanwhile() -> list[Any]:
+        consumer._on_revoke(scripted, partitions[:1])
+        consumer._on_assign(scripted, partitions[:1])
         return [ScriptedMessage(7, b"kept", place=("t", 1)), ScriptedMessage(6, b"stale")]
 
-    scripted = Scripted([ScriptedMessage(5, b"lost")], revoked_meanwhile)
-    await asyncio.to_thread(consumer._poll_once, scripted)
-    frames = await asyncio.wait_for(consumer._batches.get(), 5)
-    assert [(frame.topic, frame.partition, frame.records[0].value()) for frame in frames] == [("t", 1, b"kept")]
-    assert set(consumer._ledgers) == {("t", 1)}
+    scripted: Any = Scripted([ScriptedMessage(5, b"lost")], moved_meanwhile, [ScriptedMessage(3, b"first")], [])
+    member, fetcher = (ConsumerThread(name, scripted, print, print) for name in ("member", "fetcher"))
+    consumer._member, consumer._fetcher = member, fetcher
+
+    async def fetched() -> list[tuple[str, int, bytes | None, int]]:
+        """Topic, partition, first value and where its ledger stands of the next frames."""
+        await asyncio.to_thread(fetcher.serve)
+        await asyncio.to_thread(consumer._fetch, scripted)
+        frames = await asyncio.wait_for(consumer._batches.get(), 5)
+        assert all(frame.ledger.live and not frame.ledger.retiring for frame in frames)
+        return [
+            (frame.topic, frame.partition, frame.records[0].value(), frame.ledger.progress()[0]) for frame in frames
+        ]
+
+    await asyncio.to_thread(consumer._on_assign, scripted, partitions)
+    assert await fetched() == [("t", 1, b"kept", 7)]
+    assert consumer.ledger("t", 0) is None
+    assert await fetched() == [("t", 0, b"first", 3)]
+    assert consumer.ledger("t", 0) is not None
+
+
+@pytest.mark.parametrize(
+    ("codes", "assigned"),
+    [
+        ([KafkaError._TIMED_OUT] * 4 + [KafkaError.COORDINATOR_LOAD_IN_PROGRESS], True),
+        ([KafkaError._TIMED_OUT, KafkaError.UNKNOWN_MEMBER_ID], False),  # the group has gone on: that will be told
+        ([KafkaError._TIMED_OUT, KafkaError.GROUP_AUTHORIZATION_FAILED], None),
+    ],
+)
+async def test_committed_offsets_are_waited_for_where_that_makes_sense(
+    kafka: Cluster, group: str, codes: list[int], assigned: bool | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    app = FrameApp(kafka.bootstrap, group, ["t"], settings=FrameSettings(ledger=new_ledger, commits=False))
+    consumer = app.consumer
+    consumer._main_loop = asyncio.get_running_loop()
+    scripted: Any = Scripted()
+    scripted.committed_answers = iter(codes)
+    consumer._member, consumer._fetcher = (ConsumerThread(name, scripted, print, print) for name in ("m", "f"))
+    assigning = asyncio.to_thread(consumer._on_assign, scripted, [TopicPartition("t", 0)])
+    if assigned is None:
+        with pytest.raises(KafkaException, match="GROUP_AUTHORIZATION_FAILED"):
+            await assigning
+    else:
+        await assigning
+    assert app.assigned == ({("t", 0)} if assigned else set())
+    assert ("no committed offsets yet" in caplog.text) is bool(assigned)  # asked for seconds
+    assert list(scripted.committed_answers) == []
+
+
+async def test_a_stop_ends_the_wait_for_committed_offsets(kafka: Cluster, group: str) -> None:
+    app = FrameApp(kafka.bootstrap, group, ["t"], settings=FrameSettings(ledger=new_ledger, commits=False))
+    consumer = app.consumer
+    scripted: Any = Scripted()
+    scripted.committed_answers = itertools.repeat(KafkaError._TIMED_OUT)
+    consumer._member, consumer._fetcher = (ConsumerThread(name, scripted, print, print) for name in ("m", "f"))
+    assigning = asyncio.ensure_future(asyncio.to_thread(consumer._on_assign, scripted, [TopicPartition("t", 0)]))
+    done, _ = await asyncio.wait([assigning], timeout=0.1)
+    assert not done
+    consumer.close()
+    await asyncio.wait_for(assigning, 10)
+    assert app.assigned == set()
 
 
 @pytest.fixture(scope="module")
@@ -367,6 +542,48 @@ async def test_classic_groups(classic: Cluster, prefix: str, group: str, caplog:
             key = (name, partition)
             await eventually_async(lambda key=key: committed(classic.bootstrap, group, *key)[0] == 3)  # type: ignore[misc]
     assert (first.values() + second.values()).count(b"y") == 4
+
+
+async def test_a_classic_rebalance_does_not_wait_long_for_what_is_in_flight(
+    classic: Cluster, prefix: str, group: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It takes away everything, so everything would stand still as long."""
+    create_topics(classic.bootstrap, **{f"{prefix}in": 2})
+    caplog.set_level("INFO", "connectors.frames")
+    let_go = asyncio.Event()
+    waits: list[str] = []
+
+    async def on_revoke(partitions: list[tuple[str, int]]) -> None:
+        waits.append("cut short")
+        await let_go.wait()
+        waits[-1] = "ended"
+
+    fast = {"heartbeat.interval.ms": 200, "session.timeout.ms": 6_000}
+    first = FrameApp(
+        classic.bootstrap,
+        group,
+        [f"{prefix}in"],
+        settings=FrameSettings(ledger=new_ledger, consumer=fast, on_revoke=on_revoke),
+    )
+    second = FrameApp(
+        classic.bootstrap, group, [f"{prefix}in"], settings=FrameSettings(ledger=new_ledger, consumer=fast)
+    )
+    await first.start()
+    await eventually_async(lambda: len(first.assigned) == 2, timeout_s=20)
+    async with running(second):
+        await eventually_async(lambda: len(first.assigned) == len(second.assigned) == 1, timeout_s=20)
+        assert waits == ["cut short"]
+        assert "is void and repeats" in caplog.text
+        stopping = asyncio.ensure_future(first.stop())
+        await eventually_async(lambda: len(waits) == 2)  # at a stop nothing stands still: it waits as long as it takes
+        for partition in (0, 1):
+            produce(classic.bootstrap, f"{prefix}in", [b"x"], partition)
+        await eventually_async(second.values)
+        assert not stopping.done()
+        let_go.set()
+        await stopping
+        assert waits == ["cut short", "ended"]
+        await eventually_async(lambda: len(second.values()) == 2, timeout_s=20)
 
 
 async def test_a_cluster_without_the_new_protocol_is_named_when_it_was_asked_for(
