@@ -57,11 +57,11 @@ PATIENCE_S = (1.0, 2.0, 5.0, 15.0, 30.0)
 #: Parked for longer, a delivery is given up.
 PARKED_MS_MAX = 14 * 24 * 3600 * 1000
 EXPIRY_EVERY_S = 60.0
-#: Of the last eighth of a worker's places, a lane has no more than a quarter of what is free (a dynamic threshold, after
-#: Choudhury and Hahne): however many endpoints hang, there is a place for one more.
+#: Of the last eighth of a worker's places, a lane has no more than a quarter of what is free (a dynamic threshold,
+#: after Choudhury and Hahne): however many endpoints hang, there is a place for one more.
 RESERVE, FREE_SHARE = 8, 4
 #: Jobs that a lane takes from the log ahead of sending them.
-AHEAD_MIN, AHEAD_MAX = 16, 512
+AHEAD_MIN, AHEAD_MAX = 32, 512
 #: Jobs of an ordered lane in memory, of all its keys.
 ORDERED_HELD_MAX = 128
 #: Records of an ordered lane that are asked for at a time.
@@ -844,7 +844,7 @@ class Dispatch:
             return 0
         if lane.subscription.ordered:  # what is asked for is what can be sent next
             return min(room, max(1, ORDERED_HELD_MAX - lane.held))
-        ahead = min(max(2 * lane.limit, 2 * lane.subscription.batch_max, AHEAD_MIN), AHEAD_MAX)
+        ahead = min(max(4 * lane.limit, 2 * lane.subscription.batch_max, AHEAD_MIN), AHEAD_MAX)
         return min(room, ahead - lane.held)
 
     def _taken(self, intake: Intake, record: Record, subscription_id: str, order: Order | None) -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
 
 from schemas.frame import Record
@@ -22,6 +23,8 @@ from streams.ports import LogReader
 
 logger = logging.getLogger(__name__)
 
+#: Reads that are kept, of different partitions: up to 500 records each.
+KEPT_MAX = 4
 _AGAIN_S = 0.1
 _AFTER_ERROR_S = 1.0
 
@@ -43,6 +46,8 @@ class Parking:
         self._taken = taken
         self._seen = seen
         self._intakes: dict[int, Intake] = {}
+        #: The last read of a partition: its epoch, where it began, and what came.
+        self._kept: dict[int, tuple[Intake, int, Sequence[Record]]] = {}
         #: Fences that were written and not seen again, by partition; None once it was.
         self.fences: dict[int, str | None] = {}
 
@@ -109,6 +114,7 @@ class Parking:
         if self._intakes.get(intake.partition) is intake:
             del self._intakes[intake.partition]
         self.fences.pop(intake.partition, None)
+        self._kept.pop(intake.partition, None)
         if intake.reading is not None:
             intake.reading.cancel()
 
@@ -146,7 +152,7 @@ class Parking:
                     return
                 at = 0  # from the first again
                 continue
-            records = await self._reader.read(intake.partition, start)
+            records = await self._records(intake, start)
             if not _open(log):
                 return
             if not records:  # the other consumer has seen more than this one
@@ -154,6 +160,20 @@ class Parking:
                 return
             at = min(records[-1].offset() + 1, log.seen)
             self._serve(intake, log, records, start, at)
+
+    async def _records(self, intake: Intake, start: int) -> Sequence[Record]:
+        """The records from an offset on, from the last read where it reaches that far: a lane takes a few at a time."""
+        number = intake.partition
+        kept = self._kept.get(number)
+        if kept is not None and kept[0] is intake and kept[1] <= start <= kept[2][-1].offset():
+            return kept[2][bisect_left(kept[2], start, key=_offset_of) :]
+        records = await self._reader.read(number, start)
+        self._kept.pop(number, None)
+        if records:
+            self._kept[number] = (intake, start, records)
+            if len(self._kept) > KEPT_MAX:
+                del self._kept[next(iter(self._kept))]
+        return records
 
     def _start(self, log: ParkedLog, at: int) -> int | None:
         """The first offset from `at` on that somebody wants who has an appetite."""
@@ -217,3 +237,7 @@ class Parking:
 
 def _open(log: ParkedLog) -> bool:
     return log.live and not log.retiring
+
+
+def _offset_of(record: Record) -> int:
+    return record.offset()
