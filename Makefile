@@ -10,7 +10,7 @@ LOCK = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generat
 	--no-header --no-annotate --no-emit-index-url --no-emit-find-links pyproject.toml
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench lock clean
+.PHONY: help demo test check bench audit lock clean
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -30,6 +30,9 @@ check: .venv/.ready ## lint, format, types and layers
 
 bench: .venv/.ready ## measure everything, or one figure with BENCH=name
 	@$(BIN)/python -m bench $(BENCH)
+
+audit: .venv/.ready ## minutes of faults around a real run, every delivery accounted for (A='--seed 7' passes through)
+	@$(BIN)/distributary audit $(A)
 
 lock: .venv/.ready ## pin what pyproject.toml asks for (UPGRADE=1 takes the newest)
 	$(LOCK) --extra dev $(if $(UPGRADE),--upgrade) --output-file constraints.txt >/dev/null

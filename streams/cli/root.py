@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from streams.cli import demo, dev, endpoints, replay, schemas, send, subscriptions, tail, topics, worker
+from streams.cli import audit, demo, dev, endpoints, replay, schemas, send, subscriptions, tail, topics, worker
 from streams.cli.running import report
 
 app = typer.Typer(
@@ -19,6 +19,7 @@ app = typer.Typer(
 )
 app.command("dev", rich_help_panel="Try it")(dev.dev)
 app.command("demo", rich_help_panel="Try it")(demo.demo)
+app.command("audit", rich_help_panel="Try it")(audit.audit)
 app.command("worker", rich_help_panel="Run it")(worker.worker)
 app.add_typer(topics.app, name="topics", rich_help_panel="Run it")
 app.add_typer(schemas.app, name="schemas", rich_help_panel="Run it")

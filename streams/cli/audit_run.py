@@ -1,0 +1,202 @@
+"""One run of the audit: set up, send and break, wait until it is quiet, stop, read everything, judge."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from confluent_kafka import Message
+
+from connectors.admin import ClusterError, apply_topics
+from connectors.clock import SystemClock
+from connectors.faulty_receiver import read_posts
+from connectors.feed import Writer
+from schemas.event import encode_event
+from streams.cli.audit_books import KafkaBooks, ReceiverBooks
+from streams.cli.audit_faults import schedule
+from streams.cli.audit_inject import Injector
+from streams.cli.audit_judge import Verdict, judge
+from streams.cli.audit_plan import Plan, number_in
+from streams.cli.audit_read import carriers, committed, ends, read
+from streams.cli.audit_view import show_progress
+from streams.cli.audit_world import Workers, World, open_world
+from streams.cli.options import load_settings, open_registry
+from streams.cli.output import note
+from streams.cli.running import CommandError
+from streams.cli.values import subscription_value
+from streams.settings import Settings
+from streams.wiring import OwnSchemas, client_config, register_own_schemas
+
+PARTITIONS = 8
+#: Deliveries that do not move for so long will not move: what is open then is pending or lost.
+STALLED_SECONDS = 90.0
+#: After the last end: what is there twice, in a tier or on its way, gets the time to show itself.
+GRACE_SECONDS = 8.0
+PROGRESS_SECONDS = 10.0
+_LOOK_SECONDS = 0.2
+
+
+class AuditSettings(msgspec.Struct, frozen=True):
+    """What was asked for."""
+
+    seed: int
+    deliveries: int
+    minutes: float
+    faults: int
+    workers: int
+    brokers: int
+
+
+class Audit:
+    """One run."""
+
+    def __init__(self, asked: AuditSettings, folder: Path) -> None:
+        self._asked = asked
+        self._folder = folder
+        self._clock = SystemClock()
+        self._seconds = asked.minutes * 60
+        self.plan = Plan(asked.seed, asked.deliveries)
+        self.faults = schedule(asked.seed, asked.faults, self._seconds, asked.workers, asked.brokers, self.plan.targets)
+        self._event_times_ms = [0] * self.plan.events
+        #: What Kafka has so far; read again from scratch in the end.
+        self._live = KafkaBooks(self.plan)
+        self._sent = 0
+        self._start = 0.0
+
+    async def run(self) -> tuple[Verdict, Injector, Workers]:
+        """The verdict, and who knows what was done. CommandError and others when it could not take place."""
+        plan = self.plan
+        async with AsyncExitStack() as stack:
+            endpoints = [target.endpoint() for target in plan.targets]
+            world = await stack.enter_async_context(open_world(self._folder, self._asked.brokers, endpoints))
+            environment = {
+                "prefix": "audit.",
+                "partitions": str(PARTITIONS),
+                "registry_url": "",
+                "schemas": "",
+                "proxy": "",
+                "kafka": "{}",
+                "allow_private_networks": "true",
+                "drain_s": "10",
+            }
+            settings = load_settings(bootstrap=world.brokers.direct, **environment | {"kafka": {}})
+            config = client_config(settings)
+            await apply_topics(config, settings.topics.specs(), -1)
+            workers = Workers(self._folder, environment | {"bootstrap": world.brokers.bootstrap})
+            stack.push_async_callback(asyncio.to_thread, workers.close)
+            injector = Injector(world, workers, plan.targets, self._folder / "faults.jsonl")
+            async with open_registry(settings) as registry:
+                ids = await register_own_schemas(registry, settings.topics)
+            await self._subscribe(settings, ids, world)
+            for name in [await workers.join() for _ in range(self._asked.workers)]:
+                if not await workers.ready(name):
+                    raise CommandError(f"the worker {name} was not ready within a minute; see {self._folder}")
+            note(
+                f"{self._asked.workers} workers ready; sending {plan.events} events in {self._seconds:.0f} s"
+                f" to {len(plan.targets)} endpoints, with {len(self.faults)} faults"
+            )
+            await self._until_quiet(settings, ids, injector, workers)
+            note("quiet; stopping the workers, and reading everything back")
+            if not await workers.leave_all():
+                note("a worker did not stop in time", style="yellow")
+            verdict = await self._judged(settings, world, injector)
+        return verdict, injector, workers
+
+    async def _subscribe(self, settings: Settings, ids: OwnSchemas, world: World) -> None:
+        now_ms = self._clock.now_ms()
+        rates = self.plan.rates(self._seconds)
+        async with Writer(client_config(settings)) as writer:
+            for target in self.plan.targets:
+                each = target.subscription(world.ports[target.number], now_ms, rates[target.number])
+                value = subscription_value(ids.subscription, each)
+                await writer.write(settings.topics.subscriptions, each.id.encode(), value)
+
+    async def _until_quiet(self, settings: Settings, ids: OwnSchemas, injector: Injector, workers: Workers) -> None:
+        """Send, break, and wait until every delivery has its end, or nothing moves any more."""
+        self._start = self._clock.monotonic()
+        works: list[Awaitable[Any]] = [self._send(settings, ids), injector.run(self.faults, self._start)]
+        watches = [self._follow(settings), workers.supervise(), self._show(workers)]
+        working = asyncio.gather(*works)
+        watching: list[asyncio.Future[Any]] = [asyncio.ensure_future(watch) for watch in watches]
+        try:
+            await self._first_of(working, watching)
+            await self._first_of(asyncio.ensure_future(self._settled()), watching)
+            await self._first_of(asyncio.ensure_future(asyncio.sleep(GRACE_SECONDS)), watching)
+        finally:
+            for task in (working, *watching):
+                task.cancel()
+            await asyncio.gather(working, *watching, return_exceptions=True)
+
+    async def _first_of(self, work: asyncio.Future[Any], watching: list[asyncio.Future[Any]]) -> None:
+        """Wait for the work; what watches never returns, and raises what makes waiting pointless."""
+        try:
+            done, _ = await asyncio.wait([work, *watching], return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+        finally:
+            work.cancel()
+
+    async def _send(self, settings: Settings, ids: OwnSchemas) -> None:
+        rate = self.plan.events / self._seconds
+        async with Writer(client_config(settings), on_acked=self._acked) as writer:
+            for n in range(self.plan.events):
+                if (early := self._start + n / rate - self._clock.monotonic()) > 0:
+                    await asyncio.sleep(early)
+                event = self.plan.event(n, self._clock.now_ms())
+                # By tenant and subject: what must arrive in order must lie in one partition.
+                key = str(self.plan.lane(n)).encode()
+                await writer.write(settings.topics.events, key, encode_event(ids.event, event))
+                self._sent = n + 1
+
+    def _acked(self, message: Message) -> None:
+        value = message.value()
+        assert isinstance(value, bytes)
+        self._event_times_ms[number_in(value)] = message.timestamp()[1]
+
+    async def _follow(self, settings: Settings) -> None:
+        """Keep the books up to date. Never returns."""
+        while True:
+            try:
+                async for _ in read(client_config(settings), ends(settings.topics, self._live), follow=True):
+                    pass
+            except ClusterError as error:  # a topic that a broker just back does not know yet
+                note(f"reading again from the beginning: {error}", style="yellow")
+                self._live = KafkaBooks(self.plan)
+
+    async def _settled(self) -> None:
+        """Wait until every delivery has its end, or nothing has moved for long."""
+        seen, since = self._live.records, self._clock.monotonic()
+        while self._live.open and self._clock.monotonic() < since + STALLED_SECONDS:
+            await asyncio.sleep(_LOOK_SECONDS)
+            if self._live.records != seen:
+                seen, since = self._live.records, self._clock.monotonic()
+        if self._live.open:
+            note(f"{self._live.open} deliveries have no end, and nothing moves", style="red")
+
+    async def _show(self, workers: Workers) -> None:
+        """Now and then. Never returns."""
+        expected = self.plan.deliveries
+        while True:
+            await asyncio.sleep(PROGRESS_SECONDS)
+            seconds = self._clock.monotonic() - self._start
+            show_progress(
+                seconds, self._sent, self.plan.events, expected - self._live.open, expected, len(workers.running)
+            )
+
+    async def _judged(self, settings: Settings, world: World, injector: Injector) -> Verdict:
+        config, topics = client_config(settings), settings.topics
+        kafka = KafkaBooks(self.plan)
+        for takes in (ends(topics, kafka), carriers(topics, kafka)):
+            async for _ in read(config, takes, follow=False):
+                pass
+        stats = await world.receiver.ask({"do": "stats"})  # completes the file, too
+        receivers = ReceiverBooks(self.plan)
+        receivers.strange(stats["strange"], stats["unsigned"])
+        await asyncio.to_thread(lambda: receivers.take(read_posts(world.posts)))
+        offsets = await committed(config, settings.group("delivery"), topics)
+        broker = f"{world.brokers.count} brokers of Apache Kafka"
+        return judge(self.plan, kafka, receivers, offsets, self._event_times_ms, injector.made, broker)
