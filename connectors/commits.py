@@ -21,8 +21,9 @@ Position = tuple[int, str]
 class Commits:
     """Used on the consumer's thread alone."""
 
-    def __init__(self, ours: Callable[[Key], bool], later: Callable[[], None]) -> None:
-        """`ours` says whether a partition may still be committed; `later` has `send` called after a pause."""
+    def __init__(self, ours: Callable[[Key, int], bool], later: Callable[[], None]) -> None:
+        """`ours(key, offset)` says whether the partition is ours, and the offset none of an earlier epoch that others
+        have gone beyond; `later` has `send` called after a pause."""
         self._ours = ours
         self._later = later
         self._waiting: dict[Key, Position] = {}
@@ -59,8 +60,9 @@ class Commits:
 
     def _failed(self, errors: Mapping[Key, KafkaError | None]) -> None:
         for key in errors:
-            if self._ours(key):
-                self._waiting.setdefault(key, self._under_way[key])  # what came meanwhile is newer
+            position = self._under_way[key]
+            if self._ours(key, position[0]):
+                self._waiting.setdefault(key, position)  # what came meanwhile is newer
         self._under_way = {}
         if self._waiting:
             logger.info("a commit of offsets failed and is tried again: %s", next(iter(errors.values())))
@@ -69,7 +71,9 @@ class Commits:
     def flush(self, consumer: Consumer, keys: Sequence[Key]) -> None:
         """Commit now, before these partitions are given up, what waits or is under way for them."""
         last = {key: self._waiting.pop(key, None) or self._under_way.get(key) for key in keys}
-        positions = {key: position for key, position in last.items() if position is not None and self._ours(key)}
+        positions = {
+            key: position for key, position in last.items() if position is not None and self._ours(key, position[0])
+        }
         if not positions:
             return
         try:
@@ -85,7 +89,7 @@ class Commits:
             self._waiting.pop(key, None)
 
     def _take(self) -> dict[Key, Position]:
-        taken = {key: position for key, position in self._waiting.items() if self._ours(key)}
+        taken = {key: position for key, position in self._waiting.items() if self._ours(key, position[0])}
         self._waiting.clear()
         return taken
 

@@ -233,10 +233,11 @@ class _Epoch:
     """One assignment of a partition. The ledger is missing where nothing was committed and nothing was read yet: its
     start is where the first record is."""
 
-    __slots__ = ("ledger", "over")
+    __slots__ = ("ledger", "over", "start")
 
     def __init__(self, ledger: OffsetLedger | None) -> None:
         self.ledger = ledger
+        self.start = 0  # what was committed when it began
         self.over = False  # given up or lost: no ledger is made any more
 
 
@@ -377,9 +378,10 @@ class FrameConsumer(FaustConsumer):
         with contextlib.suppress(RuntimeError):  # the loop is closed
             loop.call_soon_threadsafe(loop.call_later, _COMMIT_AGAIN_S, member.call, self._commits.send)
 
-    def _is_ours(self, key: tuple[str, int]) -> bool:
-        ledger = self._ledger(key)
-        return ledger is not None and ledger.live
+    def _is_ours(self, key: tuple[str, int], offset: int) -> bool:
+        """Not so for what an earlier epoch has to say about a partition that was another's since."""
+        epoch = self._epochs.get(key)
+        return epoch is not None and epoch.ledger is not None and epoch.ledger.live and offset >= epoch.start
 
     # --- the fetcher's thread ---------------------------------------------------------------------
 
@@ -513,7 +515,7 @@ class FrameConsumer(FaustConsumer):
             start = OFFSET_INVALID  # as `auto.offset.reset` says
             if one.offset >= 0:
                 ledger = epochs[key].ledger = self.settings.ledger(*key, one.offset, one.metadata)
-                start = ledger.progress()[0]
+                start = epochs[key].start = ledger.progress()[0]
             starts.append(TopicPartition(*key, start))
         self._epochs.update(epochs)
         added = {TP(*key) for key in epochs}

@@ -30,10 +30,17 @@ logger = logging.getLogger(__name__)
 #: How long an abandoned transaction can hold back readers of committed records, where the worker id is not stable.
 TRANSACTION_TIMEOUT_MS = 15_000
 RECORD_BYTES_MAX = 10 * 1024 * 1024  # above every topic of ours: what a topic takes is the broker's answer
+#: What every producer of ours has in common.
+PRODUCER_CONFIG: Mapping[str, Any] = {
+    "compression.type": "lz4",
+    "partitioner": "murmur2_random",  # as the Java clients: a key's partition is the same for all
+    "queue.buffering.max.messages": 200_000,
+    "message.max.bytes": RECORD_BYTES_MAX,
+}
+PRODUCE_CHUNK = 500  # records queued before the loop gets a turn: about two milliseconds
+BACKOFF_S = (0.05, 0.1, 0.2, 0.5, 1.0)
 _CALL_TIMEOUT_S = 10.0
 _CLOSE_TIMEOUT_S = 2.0
-_PRODUCE_CHUNK = 500  # records queued before the loop gets a turn: about two milliseconds
-_BACKOFF_S = (0.05, 0.1, 0.2, 0.5, 1.0)
 
 _STALE = frozenset(
     {
@@ -47,7 +54,7 @@ _STALE = frozenset(
     }
 )
 _FENCED = frozenset({KafkaError._FENCED, KafkaError.PRODUCER_FENCED, KafkaError.INVALID_PRODUCER_EPOCH})
-_TOO_LARGE = frozenset({KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.RECORD_LIST_TOO_LARGE})
+TOO_LARGE = frozenset({KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.RECORD_LIST_TOO_LARGE})
 
 
 class TransactionalPublisher:
@@ -56,11 +63,8 @@ class TransactionalPublisher:
     def __init__(self, config: Mapping[str, Any], transactional_id: str, group: Callable[[], object]) -> None:
         """`config` needs `bootstrap.servers`; `group` answers the consumer's current group metadata."""
         self._config = {
+            **PRODUCER_CONFIG,
             "linger.ms": 2,
-            "compression.type": "lz4",
-            "partitioner": "murmur2_random",  # as the Java clients: a key's partition is the same for all
-            "queue.buffering.max.messages": 200_000,
-            "message.max.bytes": RECORD_BYTES_MAX,
             "transaction.timeout.ms": TRANSACTION_TIMEOUT_MS,
             # A transaction begun while the markers of the last are still being written is answered
             # CONCURRENT_TRANSACTIONS and retried: with librdkafka's 100 ms, every tenth transaction took 110 ms instead
@@ -97,7 +101,7 @@ class TransactionalPublisher:
         while not await self._publish_once(records, offsets, still_ours):
             if self._halt.is_set():
                 raise FencedError("the publisher was closed before the transaction could be committed")
-            await asyncio.sleep(_BACKOFF_S[min(attempt, len(_BACKOFF_S) - 1)])
+            await asyncio.sleep(BACKOFF_S[min(attempt, len(BACKOFF_S) - 1)])
             attempt += 1
 
     async def close(self) -> None:
@@ -151,10 +155,10 @@ class TransactionalPublisher:
                 except BufferError:  # the queue is full: let it drain
                     await self._run(producer.poll, 0.05)
                 except KafkaException as error:
-                    if error.args[0].code() in _TOO_LARGE:
+                    if error.args[0].code() in TOO_LARGE:
                         raise RecordTooLargeError(topic, len(value or b"")) from None
                     raise
-            if number % _PRODUCE_CHUNK == 0:
+            if number % PRODUCE_CHUNK == 0:
                 await asyncio.sleep(0)
 
     # --- on the publisher's thread: what blocks ---------------------------------------------------
@@ -207,7 +211,7 @@ class TransactionalPublisher:
         self._abort(producer)
         if self._failed is not None:
             cause, topic, size = self._failed
-            if cause.code() in _TOO_LARGE:
+            if cause.code() in TOO_LARGE:
                 raise RecordTooLargeError(topic, size)
             logger.warning("a record for %s was refused, the transaction is tried again: %s", topic, cause.str())
         elif code in _STALE:
@@ -242,12 +246,12 @@ class TransactionalPublisher:
                 if not error.args[0].retriable() or self._halt.is_set():
                     raise
                 logger.warning("%s, trying again", error.args[0].str())
-                self._halt.wait(_BACKOFF_S[min(attempt, len(_BACKOFF_S) - 1)])
+                self._halt.wait(BACKOFF_S[min(attempt, len(BACKOFF_S) - 1)])
                 attempt += 1
 
     def _on_failed(self, error: KafkaError | None, message: Message) -> None:
         """Called, from poll and commit on this thread, for records that the broker refused."""
         if error is None or error.code() in (KafkaError._PURGE_QUEUE, KafkaError._PURGE_INFLIGHT):
             return
-        if self._failed is None or error.code() in _TOO_LARGE:
+        if self._failed is None or error.code() in TOO_LARGE:
             self._failed = (error, message.topic() or "", len(message.value() or b""))

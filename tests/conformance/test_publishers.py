@@ -1,23 +1,25 @@
-"""What every publisher promises: run on the fake and on librdkafka with a real Kafka.
+"""What every publisher promises: run on the fake and on librdkafka with a real Kafka, with and without transactions.
 
-A harness shows what a consumer of committed records and the group's coordinator see; nothing here looks inside a
-publisher.
+What only transactions can promise runs on those that have them. A harness shows what a consumer of committed records
+and the group's coordinator see; nothing here looks inside a publisher, but where no broker can be brought to answer so.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import queue
 from collections.abc import AsyncIterator, Awaitable, Iterable
 from typing import Any, Protocol
 
 import pytest
-from confluent_kafka import Consumer, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
 from connectors.local_kafka import Cluster
 from connectors.memory import MemoryKafka, MemoryMember, MemoryPublisher, Stored, murmur2
-from connectors.publisher import TransactionalPublisher
+from connectors.plain_publisher import PlainPublisher
+from connectors.publisher import RECORD_BYTES_MAX, TransactionalPublisher
 from schemas.errors import FencedError, RecordTooLargeError, StaleGroupError
 from schemas.frame import Out
 from streams.ports import Publisher
@@ -29,8 +31,6 @@ SMALL_BYTES_MAX = 10_000
 
 class StartedPublisher(Publisher, Protocol):
     """The port, and what the composition root calls besides."""
-
-    transactions: int
 
     async def start(self) -> None: ...
 
@@ -90,7 +90,7 @@ class KafkaWorld:
         self._prefix = prefix
         self._member: Consumer | None = None
         self._group: object = None
-        self._publishers: list[TransactionalPublisher] = []
+        self._publishers: list[StartedPublisher] = []
         admin = AdminClient({"bootstrap.servers": bootstrap})
         topics = [
             NewTopic(self.topic("out"), PARTITIONS, 1),
@@ -135,12 +135,15 @@ class KafkaWorld:
             self._member = None
 
     async def publisher(self, transactional_id: str) -> StartedPublisher:
-        publisher = TransactionalPublisher(
-            {"bootstrap.servers": self._bootstrap}, f"{self._prefix}{transactional_id}", lambda: self._group
-        )
+        publisher = self._made(transactional_id)
         self._publishers.append(publisher)
         await publisher.start()
         return publisher
+
+    def _made(self, transactional_id: str) -> StartedPublisher:
+        return TransactionalPublisher(
+            {"bootstrap.servers": self._bootstrap}, f"{self._prefix}{transactional_id}", lambda: self._group
+        )
 
     async def read(self, topic: str) -> list[Stored]:
         return await asyncio.to_thread(self._read, topic)
@@ -174,21 +177,66 @@ class KafkaWorld:
             await publisher.close()
 
 
-@pytest.fixture(params=["memory", "kafka"])
-async def world(request: pytest.FixtureRequest, prefix: str) -> AsyncIterator[World]:
-    if request.param == "memory":
+class PlainWorld(KafkaWorld):
+    """Without transactions: the member commits what it was handed when somebody looks."""
+
+    def __init__(self, bootstrap: str, prefix: str) -> None:
+        super().__init__(bootstrap, prefix)
+        self.handed: list[tuple[str, int, int, str]] = []
+
+    def _made(self, transactional_id: str) -> StartedPublisher:
+        return PlainPublisher({"bootstrap.servers": self._bootstrap}, self.handed.extend)
+
+    async def committed(self, topic: str, partition: int) -> tuple[int, str] | None:
+        assert self._member is not None
+        if self.handed:
+            offsets = [TopicPartition(*handed) for handed in self.handed]
+            await asyncio.to_thread(self._member.commit, offsets=offsets, asynchronous=False)
+            self.handed.clear()
+        return await super().committed(topic, partition)
+
+
+@contextlib.asynccontextmanager
+async def made(name: str, request: pytest.FixtureRequest, prefix: str) -> AsyncIterator[World]:
+    if name == "memory":
         yield MemoryWorld()
         return
     kafka: Cluster = request.getfixturevalue("kafka")
-    real = KafkaWorld(kafka.bootstrap, prefix)
+    real = (PlainWorld if name == "plain" else KafkaWorld)(kafka.bootstrap, prefix)
     try:
         yield real
     finally:
         await real.close()
 
 
+@pytest.fixture(params=["memory", "kafka", "plain"])
+async def world(request: pytest.FixtureRequest, prefix: str) -> AsyncIterator[World]:
+    """For what every publisher promises."""
+    async with made(request.param, request, prefix) as one:
+        yield one
+
+
+@pytest.fixture(params=["memory", "kafka"])
+async def transactional(request: pytest.FixtureRequest, prefix: str) -> AsyncIterator[World]:
+    """For what transactions promise."""
+    async with made(request.param, request, prefix) as one:
+        yield one
+
+
+@pytest.fixture
+async def plain(request: pytest.FixtureRequest, prefix: str) -> AsyncIterator[PlainWorld]:
+    async with made("plain", request, prefix) as one:
+        assert isinstance(one, PlainWorld)
+        yield one
+
+
 def record(topic: str, value: bytes | None, key: bytes | None = b"k", partition: int = -1) -> Out:
     return (topic, key, value, partition, None)
+
+
+def incompressible() -> bytes:
+    """40,000 bytes, of which a batch will not make less."""
+    return b"".join(murmur2(number.to_bytes(4, "big")).to_bytes(4, "big") for number in range(10_000))
 
 
 def values(records: Iterable[Stored]) -> list[bytes | None]:
@@ -205,7 +253,6 @@ async def test_records_and_offsets_are_committed_together(world: World) -> None:
     assert await world.committed(source, 0) == (7, metadata)
     assert (await world.committed(source, 3) or (0, ""))[0] == 1
     assert await world.committed(source, 1) is None
-    assert publisher.transactions == 1
 
 
 async def test_offsets_alone_and_records_alone(world: World) -> None:
@@ -252,61 +299,60 @@ def test_murmur2_is_java_s() -> None:
     assert {key: murmur2(key) for key in java} == {key: number & 0xFFFF_FFFF for key, number in java.items()}
 
 
-async def test_a_second_publisher_of_the_same_id_fences_the_first(world: World) -> None:
-    out, source = world.topic("out"), world.topic("source")
-    await world.member()
-    first = await world.publisher("same")
+async def test_a_second_publisher_of_the_same_id_fences_the_first(transactional: World) -> None:
+    out, source = transactional.topic("out"), transactional.topic("source")
+    await transactional.member()
+    first = await transactional.publisher("same")
     await first.publish([record(out, b"1")], [(source, 0, 1, "")])
-    second = await world.publisher("same")
+    second = await transactional.publisher("same")
     for _ in range(2):  # and for good
         with pytest.raises(FencedError, match="another worker uses"):
             await first.publish([record(out, b"never")], [(source, 0, 99, "")])
     await second.publish([record(out, b"2")], [(source, 0, 2, "")])
-    assert values(await world.read(out)) == [b"1", b"2"]
-    assert (await world.committed(source, 0) or (0, ""))[0] == 2
+    assert values(await transactional.read(out)) == [b"1", b"2"]
+    assert (await transactional.committed(source, 0) or (0, ""))[0] == 2
 
 
-async def test_a_member_that_left_is_refused_and_the_next_one_is_not(world: World) -> None:
-    out, source = world.topic("out"), world.topic("source")
-    await world.member()
-    publisher = await world.publisher("a")
+async def test_a_member_that_left_is_refused_and_the_next_one_is_not(transactional: World) -> None:
+    out, source = transactional.topic("out"), transactional.topic("source")
+    await transactional.member()
+    publisher = await transactional.publisher("a")
     await publisher.publish([record(out, b"1")], [(source, 0, 1, "")])
-    await world.leave()
+    await transactional.leave()
     with pytest.raises(StaleGroupError):
         await publisher.publish([record(out, b"never")], [(source, 0, 99, "")])
-    await world.member()
+    await transactional.member()
     await publisher.publish([record(out, b"2")], [(source, 0, 2, "")])
-    assert values(await world.read(out)) == [b"1", b"2"]
-    assert (await world.committed(source, 0) or (0, ""))[0] == 2
+    assert values(await transactional.read(out)) == [b"1", b"2"]
+    assert (await transactional.committed(source, 0) or (0, ""))[0] == 2
 
 
-async def test_what_an_earlier_epoch_had_to_say_is_not_written_by_a_later_one(world: World) -> None:
+async def test_what_an_earlier_epoch_had_to_say_is_not_written_by_a_later_one(transactional: World) -> None:
     """The member is live again, and the group would take its offsets; only their owner knows that they are old."""
-    out, source = world.topic("out"), world.topic("source")
-    await world.member()
-    publisher = await world.publisher("a")
+    out, source = transactional.topic("out"), transactional.topic("source")
+    await transactional.member()
+    publisher = await transactional.publisher("a")
     with pytest.raises(StaleGroupError, match="given up"):
         await publisher.publish([record(out, b"never")], [(source, 0, 99, "")], lambda: False)
     await publisher.publish([record(out, b"1")], [(source, 0, 1, "")], lambda: True)
-    assert values(await world.read(out)) == [b"1"]
-    assert (await world.committed(source, 0) or (0, ""))[0] == 1
+    assert values(await transactional.read(out)) == [b"1"]
+    assert (await transactional.committed(source, 0) or (0, ""))[0] == 1
 
 
-async def test_a_record_that_its_topic_does_not_take_leaves_nothing(world: World) -> None:
-    out, small, source = world.topic("out"), world.topic("small"), world.topic("source")
-    await world.member()
-    publisher = await world.publisher("a")
-    # Incompressible, or the batch would fit after all.
-    large = b"".join(murmur2(number.to_bytes(4, "big")).to_bytes(4, "big") for number in range(10_000))
+async def test_a_record_that_its_topic_does_not_take_leaves_nothing(transactional: World) -> None:
+    out, small, source = transactional.topic("out"), transactional.topic("small"), transactional.topic("source")
+    await transactional.member()
+    publisher = await transactional.publisher("a")
+    large = incompressible()
     with pytest.raises(RecordTooLargeError) as caught:
         await publisher.publish(
             [record(out, b"never"), record(small, large), record(out, b"never either")], [(source, 0, 99, "")]
         )
     assert (caught.value.topic, caught.value.size_bytes) == (small, len(large))
     await publisher.publish([record(out, b"1"), record(small, b"fits")], [(source, 0, 1, "")])
-    assert values(await world.read(out)) == [b"1"]
-    assert values(await world.read(small)) == [b"fits"]
-    assert (await world.committed(source, 0) or (0, ""))[0] == 1
+    assert values(await transactional.read(out)) == [b"1"]
+    assert values(await transactional.read(small)) == [b"fits"]
+    assert (await transactional.committed(source, 0) or (0, ""))[0] == 1
 
 
 async def test_order_within_a_key_is_the_order_of_publishing(world: World) -> None:
@@ -315,6 +361,13 @@ async def test_order_within_a_key_is_the_order_of_publishing(world: World) -> No
     for start in range(0, 3_000, 1_000):
         await publisher.publish([record(out, b"%d" % number) for number in range(start, start + 1_000)], [])
     assert values(await world.read(out)) == [b"%d" % number for number in range(3_000)]
+
+
+async def test_a_record_larger_than_any_topic_takes_is_named(world: World) -> None:
+    publisher = await world.publisher("a")
+    large = bytes(RECORD_BYTES_MAX + 1)
+    with pytest.raises(RecordTooLargeError, match=str(len(large))):
+        await publisher.publish([record(world.topic("small"), large)], [])
 
 
 # --- the real one alone: what has no counterpart without a network ---------------------------------------------------
@@ -340,17 +393,24 @@ async def running(work: Awaitable[None]) -> AsyncIterator[asyncio.Future[None]]:
         await asyncio.gather(task, return_exceptions=True)
 
 
-async def test_while_a_topic_is_missing_it_waits_and_then_goes_on(kafka: Cluster, prefix: str) -> None:
-    world = KafkaWorld(kafka.bootstrap, prefix)
+@pytest.mark.parametrize("kind", [KafkaWorld, PlainWorld])
+async def test_while_a_topic_is_missing_it_waits_and_then_goes_on(
+    kafka: Cluster, prefix: str, kind: type[KafkaWorld]
+) -> None:
+    world = kind(kafka.bootstrap, prefix)
+    await world.member()
+    source = world.topic("source")
     publisher = await world.publisher("a")
     admin = AdminClient({"bootstrap.servers": kafka.bootstrap})
     late = f"{prefix}late"
-    async with running(publisher.publish([record(late, b"1")], [])) as publishing:
+    async with running(publisher.publish([record(late, b"1")], [(source, 0, 1, "")])) as publishing:
         done, _ = await asyncio.wait([publishing], timeout=0.5)
         assert not done
+        assert not isinstance(world, PlainWorld) or world.handed == []
         admin.create_topics([NewTopic(late, 1, 1)])[late].result(timeout=10)
         await asyncio.wait_for(publishing, 30)
     assert values(await world.read(late)) == [b"1"]
+    assert (await world.committed(source, 0) or (0, ""))[0] == 1
     await world.close()
 
 
@@ -384,3 +444,132 @@ async def test_a_transaction_that_took_too_long_is_void(kafka: Cluster, prefix: 
     await publisher.close()
     reader.close()
     await world.close()
+
+
+# --- the plain one alone ---------------------------------------------------------------------------------------------
+
+
+async def test_offsets_of_a_group_with_a_record_that_is_too_large_are_not_handed_on(plain: PlainWorld) -> None:
+    """The others may be there: that is what at least once means."""
+    out, small, source = plain.topic("out"), plain.topic("small"), plain.topic("source")
+    publisher = await plain.publisher("a")
+    with pytest.raises(RecordTooLargeError) as caught:
+        await publisher.publish([record(out, b"1"), record(small, incompressible())], [(source, 0, 99, "")])
+    assert caught.value.topic == small
+    assert plain.handed == []
+    await publisher.publish([record(small, b"fits")], [(source, 0, 1, "")])
+    assert plain.handed == [(source, 0, 1, "")]
+
+
+async def test_writing_needs_no_group(plain: PlainWorld) -> None:
+    """What a member wrote that the group has given up on is there, and its offsets are the committer's matter."""
+    out, source = plain.topic("out"), plain.topic("source")
+    publisher = await plain.publisher("a")
+    await publisher.publish([record(out, b"1")], [(source, 0, 1, "")], lambda: False)
+    assert values(await plain.read(out)) == [b"1"]
+    assert plain.handed == [(source, 0, 1, "")]
+
+
+async def test_closing_ends_a_wait_for_a_broker() -> None:
+    handed: list[object] = []
+    publisher = PlainPublisher({"bootstrap.servers": "127.0.0.1:1"}, handed.extend)
+    await publisher.start()
+    async with running(publisher.publish([record("t", b"1")], [("s", 0, 1, "")])) as publishing:
+        done, _ = await asyncio.wait([publishing], timeout=0.3)
+        assert not done
+        await asyncio.wait_for(publisher.close(), 10)
+        with pytest.raises(FencedError, match="closed"):
+            await asyncio.wait_for(publishing, 10)
+    assert handed == []
+    with pytest.raises(RuntimeError, match="not started"):
+        await publisher.publish([record("t", b"1")], [])
+
+
+class Report:
+    """A record as librdkafka reports of it."""
+
+    def __init__(self, topic: str, value: bytes | None, key: bytes | None, partition: int, headers: Any) -> None:
+        self._fields = (topic, value, key, partition, headers)
+
+    def topic(self) -> Any:
+        return self._fields[0]
+
+    def value(self) -> Any:
+        return self._fields[1]
+
+    def key(self) -> Any:
+        return self._fields[2]
+
+    def partition(self) -> Any:
+        return self._fields[3]
+
+    def headers(self) -> Any:
+        return self._fields[4]
+
+
+class Scripted:
+    """In place of librdkafka's producer, for errors that no broker can be asked for: each record meets the next of
+    `fates`, None for an acknowledgement, an exception for a refusal on the spot. Reports come from another thread."""
+
+    def __init__(self, *fates: KafkaError | Exception | None) -> None:
+        self.produced: list[tuple[Any, ...]] = []
+        self._fates = iter(fates)
+        self._reports: queue.SimpleQueue[tuple[Any, ...]] = queue.SimpleQueue()
+
+    def produce(
+        self, topic: str, value: bytes | None, key: bytes | None, partition: int, reported: Any, headers: Any = None
+    ) -> None:
+        fate = next(self._fates, None)
+        if isinstance(fate, Exception):
+            raise fate
+        self.produced.append((topic, value, key, partition, headers))
+        self._reports.put((reported, fate, Report(topic, value, key, partition, headers)))
+
+    def poll(self, timeout: float) -> None:
+        with contextlib.suppress(queue.Empty):
+            reported, fate, report = self._reports.get(timeout=timeout)
+            reported(fate, report)
+
+    def flush(self, timeout: float) -> None: ...
+
+    def purge(self) -> None: ...
+
+
+@contextlib.asynccontextmanager
+async def scripted(*fates: KafkaError | Exception | None) -> AsyncIterator[tuple[PlainPublisher, Scripted, list[Any]]]:
+    handed: list[Any] = []
+    publisher = PlainPublisher({"bootstrap.servers": "127.0.0.1:1"}, handed.extend)
+    real: Any = Scripted(*fates)
+    publisher._producer = real
+    publisher._thread.start()
+    try:
+        yield publisher, real, handed
+    finally:
+        await publisher.close()
+
+
+async def test_what_is_refused_for_a_while_is_written_again_as_it_was(caplog: pytest.LogCaptureFixture) -> None:
+    passing = KafkaError(KafkaError.NOT_ENOUGH_REPLICAS)
+    async with scripted(None, passing, KafkaException(passing), BufferError(), None, passing) as (
+        publisher,
+        producer,
+        handed,
+    ):
+        headers: list[tuple[str, bytes | None]] = [("h", b"1")]
+        records: list[Out] = [("t", b"k", b"%d" % n, n, headers if n == 1 else None) for n in range(4)]
+        await publisher.publish(records, [("s", 0, 4, "")])
+        first = [("t", b"%d" % n, b"k", n, headers if n == 1 else None) for n in range(4)]
+        # 2 was refused on the spot, 1 by a report, 3 waited for room; then 2 once more by a report.
+        assert producer.produced == [first[0], first[1], first[3], first[2], first[1], first[2]]
+        assert handed == [("s", 0, 4, "")]
+        assert publisher.groups == 1
+        assert "written again" in caplog.text
+
+
+@pytest.mark.parametrize("on_the_spot", [False, True])
+async def test_a_producer_that_cannot_go_on_says_so(on_the_spot: bool) -> None:
+    error = KafkaError(KafkaError._FATAL, "out of order", fatal=True)
+    async with scripted(None, KafkaException(error) if on_the_spot else error) as (publisher, _, handed):
+        with pytest.raises(FencedError, match="out of order"):
+            await publisher.publish([record("t", b"1"), record("t", b"2")], [("s", 0, 2, "")])
+        assert handed == []

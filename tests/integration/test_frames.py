@@ -249,6 +249,11 @@ async def test_offsets_can_be_committed_without_waiting(kafka: Cluster, topic: s
             first.consumer.commit_soon([(topic, 1 - stays, 7, "not ours"), (topic, stays, 99, "ours")])
             await eventually_async(lambda: committed(kafka.bootstrap, group, topic, stays) == (99, "ours"))
             assert committed(kafka.bootstrap, group, topic, 1 - stays) == (100, "")
+        await eventually_async(lambda: first.consumer.ledger(topic, 1 - stays), timeout_s=20)
+        # What an earlier epoch had to say would take back what the other one did.
+        first.consumer.commit_soon([(topic, 1 - stays, 98, "old"), (topic, stays, 98, "again")])
+        await eventually_async(lambda: committed(kafka.bootstrap, group, topic, stays) == (98, "again"))
+        assert committed(kafka.bootstrap, group, topic, 1 - stays) == (100, "")
 
 
 async def test_a_held_partition_is_not_fetched_and_the_others_are(kafka: Cluster, topic: str, group: str) -> None:
