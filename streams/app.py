@@ -26,6 +26,7 @@ from connectors.compacted import TableError
 from connectors.endpoints import EndpointTable
 from connectors.http_sender import HttpSender
 from connectors.log_reader import KafkaLogReader
+from connectors.plain_publisher import PlainPublisher
 from connectors.publisher import TransactionalPublisher
 from connectors.subscriptions import SubscriptionsTable
 from schemas.errors import FencedError, RecordTooLargeError, RegistryUnavailableError
@@ -255,7 +256,12 @@ class Part:
         self.on_stop: Callable[[float], Awaitable[None]] | None = None
         self._fail = fail
         name = settings.worker_name
-        self.publisher = TransactionalPublisher(client_config(settings), f"{self.group}.{name}", self._group_metadata)
+        self.publisher: TransactionalPublisher | PlainPublisher
+        if settings.guarantee == "at_least_once":
+            self.publisher = PlainPublisher(client_config(settings), self._commit_soon)
+        else:
+            transactional_id = f"{self.group}.{name}"
+            self.publisher = TransactionalPublisher(client_config(settings), transactional_id, self._group_metadata)
         self.settler = Settler(self.publisher)
         self.app = frames.FrameApp(
             self.group,
@@ -273,7 +279,7 @@ class Part:
             ledger=self._new_ledger,
             consumer=settings.kafka,
             group_protocol=settings.group_protocol,
-            commits=False,  # the settler's transactions carry the offsets
+            commits=False,  # offsets go with what the settler writes
             on_revoke=self._on_revoke,
         )
         self.app.on_crash = fail
@@ -328,6 +334,9 @@ class Part:
 
     def _group_metadata(self) -> object:
         return self._consumer.group_metadata()
+
+    def _commit_soon(self, offsets: Sequence[tuple[str, int, int, str]]) -> None:
+        self._consumer.commit_soon(offsets)
 
     async def _on_assigned(self, *_: Any, **__: Any) -> None:
         self.assigned.set()
