@@ -32,7 +32,9 @@ def audit(
     ] = None,
     faults: Annotated[int | None, typer.Option(min=0, max=5_000, help="How many", show_default="66")] = None,
     workers: Annotated[int | None, typer.Option(min=1, max=16, help="How many at the start", show_default="3")] = None,
-    brokers: Annotated[int | None, typer.Option(min=1, max=5, help="Kafka nodes", show_default="3")] = None,
+    brokers: Annotated[
+        int | None, typer.Option(min=1, max=5, help="Kafka nodes; fewer than 3 get no faults", show_default="3")
+    ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="A small one: 5000 deliveries, 10 faults, one broker")] = False,
     keep: Annotated[bool, typer.Option("--keep", help="Keep logs and data also when all is well")] = False,
 ) -> None:

@@ -85,9 +85,13 @@ class Made(msgspec.Struct, frozen=True):
 
 
 def kinds_for(brokers: int) -> tuple[FaultKind, ...]:
-    """The kinds that so many brokers allow: leaders move only where there are replicas."""
+    """The kinds that so many brokers allow: a single one that is away is no fault that anything could be tried with, and
+    leaders move only where there are replicas."""
+    alone = brokers < 3
     return tuple(
-        kind for kind in (*WORKER_FAULTS, *CLUSTER_FAULTS, *ENDPOINT_FAULTS) if kind != "leader_move" or brokers > 1
+        kind
+        for kind in (*WORKER_FAULTS, *CLUSTER_FAULTS, *ENDPOINT_FAULTS)
+        if not (alone and (kind in BROKER_FAULTS or kind == "leader_move"))
     )
 
 
