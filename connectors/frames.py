@@ -561,6 +561,7 @@ class FrameConsumer(FaustConsumer):
             self._on_loop(member, self._drain(self.settings.on_revoke, keys))
         if self.settings.commits:
             self._on_loop(member, self._commit_before_giving_up())
+        self._serve(member)  # commits that were asked for
         self._commits.flush(member, keys)
         self._end(member, given_up)
 
@@ -648,19 +649,13 @@ class FrameConsumer(FaustConsumer):
             for frame in frames:
                 if not frame.ledger.live or frame.ledger.retiring:  # given up while it waited here
                     continue
-                if self.settings.commits and not self._opened(frame):
-                    continue
+                if self.settings.commits:
+                    frame.open()
+                    if not frame.records:
+                        continue
                 tp = TP(frame.topic, frame.partition)
                 await self.callback(self._message(tp, frame))
             self._in_hand.release()
-
-    def _opened(self, frame: Frame) -> bool:
-        """Open the frame's offsets in its ledger; False when all its records were finished before a restart."""
-        already = frame.ledger.open([record.offset() for record in frame.records])
-        if already:
-            skip = frozenset(already)
-            frame.records = [record for record in frame.records if record.offset() not in skip]
-        return bool(frame.records)
 
     def _message(self, tp: TP, frame: Frame) -> FrameMessage:
         return FrameMessage(frame, tp, self.app.consumer_generation_id, self._done)

@@ -71,7 +71,7 @@ class OffsetLedger(Protocol):
 
 
 class Frame:
-    """Records of one partition, ascending by offset, at least one."""
+    """Records of one partition, ascending by offset; at least one, until it is opened."""
 
     __slots__ = ("ledger", "partition", "records", "topic")
 
@@ -81,6 +81,15 @@ class Frame:
         self.records = records
         self.ledger = ledger
 
+    def open(self) -> list[int]:
+        """Open the offsets in the ledger, once, and keep the records that were not finished before a restart; the
+        offsets of the others."""
+        already = self.ledger.open([record.offset() for record in self.records])
+        if already:
+            finished = frozenset(already)
+            self.records = [record for record in self.records if record.offset() not in finished]
+        return already
+
     def __repr__(self) -> str:
-        first, last = self.records[0].offset(), self.records[-1].offset()
-        return f"Frame({self.topic}[{self.partition}] {first}..{last})"
+        offsets = f"{self.records[0].offset()}..{self.records[-1].offset()}" if self.records else "nothing"
+        return f"Frame({self.topic}[{self.partition}] {offsets})"

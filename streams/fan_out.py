@@ -55,18 +55,12 @@ class FanOut:
         ledger = frame.ledger
         if not ledger.live or ledger.retiring:
             return
-        offsets = [record.offset() for record in frame.records]
-        already = ledger.open(offsets)
-        records = frame.records
-        if already:
-            skip = frozenset(already)
-            records = [record for record in records if record.offset() not in skip]
+        done = frame.open()
         # A frame of large events, or of events that match thousands of subscriptions, is planned in parts: no more than
         # a part and one event's deliveries are in memory beyond the settler's backlog.
-        done: list[int] = list(already)
         outs: list[Out] = []
         size = 0
-        for record in records:
+        for record in frame.records:
             planned = await self._plan_or_quarantine(frame, record)
             done.append(record.offset())
             outs += planned
@@ -76,7 +70,7 @@ class FanOut:
                 self._settler.settle(frame.topic, frame.partition, ledger, done, outs)
                 await (self._settler.flush() if size >= PART_BYTES else self._settler.room())
                 done, outs, size = [], [], 0
-        self._counters["events"] += len(records)
+        self._counters["events"] += len(frame.records)
         if done:
             self._settler.settle(frame.topic, frame.partition, ledger, done, outs)
         await self._settler.room()

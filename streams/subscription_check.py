@@ -31,20 +31,17 @@ class SubscriptionCheck:
         """Check a frame and hand what is bad to the settler, with the offsets of all."""
         if not frame.ledger.live or frame.ledger.retiring:
             return
-        offsets = [record.offset() for record in frame.records]
-        already = frozenset(frame.ledger.open(offsets))
+        done = frame.open()
         outs: list[Out] = []
         for record in frame.records:
-            if record.offset() not in already:
-                try:
-                    await self._check(record)
-                except UndecodableError as error:
-                    outs.append(
-                        quarantined(
-                            self._topics.quarantine, frame.topic, frame.partition, record, error, self._counters
-                        )
-                    )
-        self._settler.settle(frame.topic, frame.partition, frame.ledger, offsets, outs)
+            done.append(record.offset())
+            try:
+                await self._check(record)
+            except UndecodableError as error:
+                outs.append(
+                    quarantined(self._topics.quarantine, frame.topic, frame.partition, record, error, self._counters)
+                )
+        self._settler.settle(frame.topic, frame.partition, frame.ledger, done, outs)
         await self._settler.room()
 
     async def _check(self, record: Record) -> None:

@@ -254,6 +254,8 @@ async def test_offsets_can_be_committed_without_waiting(kafka: Cluster, topic: s
         first.consumer.commit_soon([(topic, 1 - stays, 98, "old"), (topic, stays, 98, "again")])
         await eventually_async(lambda: committed(kafka.bootstrap, group, topic, stays) == (98, "again"))
         assert committed(kafka.bootstrap, group, topic, 1 - stays) == (100, "")
+        first.consumer.commit_soon([(topic, stays, 100, "last")])
+    assert committed(kafka.bootstrap, group, topic, stays) == (100, "last")
 
 
 async def test_a_held_partition_is_not_fetched_and_the_others_are(kafka: Cluster, topic: str, group: str) -> None:
