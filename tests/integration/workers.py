@@ -169,6 +169,8 @@ class Site:
             "DISTRIBUTARY_PARTITIONS": str(settings.partitions),
             "DISTRIBUTARY_ALLOW_PRIVATE_NETWORKS": "true",
             "DISTRIBUTARY_DRAIN_S": str(settings.drain_s),
+            "DISTRIBUTARY_GUARANTEE": settings.guarantee,
+            "DISTRIBUTARY_CIRCUIT_RESULTS_MIN": str(settings.circuit_results_min),
             "DISTRIBUTARY_WORKER_ID": worker_id,
         }
         command = [sys.executable, "-m", "tests.integration.worker_process", *roles]
