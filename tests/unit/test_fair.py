@@ -20,8 +20,10 @@ class Lane:
         self.tenant = tenant
         self.cost = cost
         self.deficit = 0
+        self.looks = 0
 
     def head_cost(self) -> int:
+        self.looks += 1
         return self.cost
 
 
@@ -82,9 +84,17 @@ def test_large_items_wait_until_their_deficit_pays_for_them() -> None:
 
 
 @pytest.mark.parametrize("tenants", ["tt", "tu"])
-def test_when_nobody_can_pay_it_still_serves(tenants: str) -> None:
-    queue = queue_of(Lane("a", tenants[0], 10**9), Lane("b", tenants[1], 10**9 + 2 * QUANTUM))
+def test_who_can_just_pay_goes_before_who_cannot(tenants: str) -> None:
+    queue = queue_of(Lane("a", tenants[0], 2 * QUANTUM), Lane("b", tenants[1], QUANTUM))
+    assert served(queue, 6) == [*"babbab"]
+
+
+@pytest.mark.parametrize("tenants", ["tt", "tu"])
+def test_when_nobody_can_pay_rounds_are_gone_through_at_once(tenants: str) -> None:
+    lanes = [Lane("a", tenants[0], 10**9), Lane("b", tenants[1], 10**9 + 2 * QUANTUM)]
+    queue = queue_of(*lanes)
     assert served(queue, 4) == [*"abab"]
+    assert sum(lane.looks for lane in lanes) < 60
 
 
 def test_tenants_share_by_weight_and_their_lanes_equally() -> None:
@@ -163,6 +173,13 @@ def test_few_tenants_without_work_are_kept(monkeypatch: pytest.MonkeyPatch) -> N
 def test_weights_that_make_no_sense_are_refused(weight: float) -> None:
     with pytest.raises(ValueError, match="tenant 'acme'"):
         FairQueue({"acme": weight})
+
+
+def test_the_least_and_the_most_are_taken() -> None:
+    queue: FairQueue[Lane] = FairQueue({"light": WEIGHT_MIN, "heavy": WEIGHT_MAX}, quantum=1)
+    for lane in (Lane("light", "light", 1), Lane("heavy", "heavy", 1)):
+        queue.offer(lane)
+    assert set(served(queue, 2_000)) == {"heavy"}
 
 
 def test_a_quantum_must_be_positive() -> None:

@@ -41,6 +41,13 @@ def test_a_success_of_a_healthy_endpoint_is_nothing_new(status: int) -> None:
     assert not change.any
 
 
+def test_successes_count_against_failures() -> None:
+    health = Health()
+    for _ in range(10):
+        observe(health, 200)
+    assert [observe(health, 500).circuit for _ in range(10)] == [None] * 9 + ["opened"]
+
+
 @pytest.mark.parametrize("status", [500, 502, 503, 599])
 def test_failing_servers_open_the_circuit(status: int) -> None:
     health = Health()
@@ -109,7 +116,7 @@ def test_gone_disables_at_once() -> None:
     assert health.disabled_ms == NOW
 
 
-@pytest.mark.parametrize(("status", "cause"), [(500, None), (404, None), (302, None), (0, "timeout")])
+@pytest.mark.parametrize(("status", "cause"), [(500, None), (404, None), (300, None), (199, None), (0, "timeout")])
 def test_nothing_but_failures_for_too_long_disables(status: int, cause: str | None) -> None:
     health = Health()
     observe(health, status, NOW, cause=cause, disable_after_ms=HOUR_MS)
@@ -155,6 +162,18 @@ def test_failing_is_persisted_once_and_only_when_it_lasts() -> None:
     assert observe(health, 200, NOW + HOUR_MS) == Change(persist=True)
     assert health.fields()["failing_since_ms"] == 0
     assert observe(health, 200, NOW + HOUR_MS) is UNCHANGED
+    observe(health, 404, NOW)
+    assert observe(health, 404, NOW + HOUR_MS) == Change(persist=True), "another time"
+
+
+def test_whether_it_was_persisted_is_known_after_a_restart() -> None:
+    fields = Health().fields() | {"failing_since_ms": NOW}
+    assert observe(Health.restored(**fields), 404, NOW + HOUR_MS) is UNCHANGED
+    assert observe(Health.restored(**fields), 200, NOW + HOUR_MS) == Change(persist=True)
+    fields["failing_since_ms"] = 0
+    health = Health.restored(**fields)
+    observe(health, 404, NOW)
+    assert observe(health, 404, NOW + HOUR_MS) == Change(persist=True)
 
 
 def test_what_was_never_persisted_is_cleared_without_a_record() -> None:
