@@ -1,0 +1,145 @@
+"""The engine under test: the real classes, put together as `streams/app.py` does, from simulated ports.
+
+Everything that a mutant (`mutants.py`) may want to break is a method here. This is the only file of the simulation that
+knows how a stage is made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+import msgspec
+
+from connectors.memory import MemoryEndpointTable, MemoryRegistry, MemoryTable
+from schemas import codec
+from schemas.frame import OffsetLedger
+from schemas.topics import Topics
+from streams.core.breaker import NEVER, BreakerPolicy
+from streams.core.ledger import Ledger
+from streams.core.parked import ParkedLog
+from streams.counters import Counters
+from streams.dispatch import Dispatch, DispatchLimits
+from streams.fan_out import FanOut
+from streams.ports import Clock, LogReader, Publisher
+from streams.settle import Settler
+from streams.wiring import OwnSchemas, register_own_schemas
+from tests.simulation.consumer import SimConsumer
+from tests.simulation.endpoints import SimSender
+
+T = TypeVar("T")
+
+
+def at_once(work: Coroutine[Any, Any, T]) -> T:
+    """The result of a coroutine that waits for nothing."""
+    try:
+        work.send(None)
+    except StopIteration as stop:
+        return stop.value  # type: ignore[no-any-return]
+    raise RuntimeError("the coroutine waits for something")
+
+
+REGISTRY = MemoryRegistry()
+SCHEMAS: OwnSchemas = at_once(register_own_schemas(REGISTRY, Topics()))
+EVENT = codec.parse_schema(codec.own_schema("event.v2"))
+
+
+class Bounds(msgspec.Struct, frozen=True, kw_only=True):
+    """What bounds a worker in this world, small enough to be reached."""
+
+    in_flight_max: int = 64
+    admitted_max: int = 400
+    group_records_max: int = 5_000
+    group_entries_max: int = 2_000
+    backlog_records_max: int = 20_000
+    frame_records_max: int = 20
+    pending_max: int = 700
+    span_max: int = 24_000
+    read_records_max: int = 500
+    circuit_results_min: int = NEVER
+    origin_rate_max: float = 0.0
+
+
+class SmallLedger(Ledger):
+    """A ledger that is full early, so that a small world meets a full one."""
+
+    __slots__ = ("bounds",)
+
+    def __init__(self, position: int, metadata: str | None, bounds: Bounds) -> None:
+        super().__init__(position, metadata)
+        self.bounds = bounds
+
+    @property
+    def full(self) -> bool:
+        """As the real one, with this world's numbers in the place of `SPAN_MAX`, `PENDING_MAX` and 500."""
+        bounds = self.bounds
+        if self._last - self._position + bounds.frame_records_max < bounds.span_max:
+            return False
+        return self.pending + bounds.frame_records_max > bounds.pending_max
+
+
+class Engine:
+    """Makes the parts of one worker."""
+
+    #: The delivery stage.
+    stage: type[Dispatch] = Dispatch
+
+    def __init__(self, topics: Topics, bounds: Bounds) -> None:
+        self.topics = topics
+        self.bounds = bounds
+
+    def ledger(self, topic: str, partition: int, position: int, metadata: str | None) -> OffsetLedger:
+        """Of a newly assigned partition."""
+        if topic == self.topics.parked:
+            return ParkedLog(position)
+        return SmallLedger(position, metadata, self.bounds)
+
+    def settler(self, publisher: Publisher) -> Settler:
+        return Settler(
+            publisher,
+            group_records_max=self.bounds.group_records_max,
+            group_entries_max=self.bounds.group_entries_max,
+            backlog_records_max=self.bounds.backlog_records_max,
+        )
+
+    def fan_out(self, table: MemoryTable, settler: Settler, clock: Clock, counters: Counters) -> FanOut:
+        return FanOut(self.topics, table, REGISTRY, settler, clock, counters, SCHEMAS.delivery)
+
+    def dispatch_topics(self) -> list[str]:
+        """What the delivery group consumes."""
+        return [self.topics.deliveries, *self.topics.tiers.values(), self.topics.parked]
+
+    def dispatch(
+        self,
+        table: MemoryTable,
+        endpoints: MemoryEndpointTable,
+        sender: SimSender,
+        reader: LogReader,
+        settler: Settler,
+        clock: Clock,
+        counters: Counters,
+        consumer: SimConsumer,
+        worker: str,
+    ) -> Dispatch:
+        bounds = self.bounds
+        return self.stage(
+            self.topics,
+            table,
+            endpoints,
+            sender,
+            reader,
+            settler,
+            clock,
+            counters,
+            SCHEMAS,
+            hold=consumer.hold,
+            release=consumer.release,
+            ledger=consumer.ledger,
+            worker=worker,
+            limits=DispatchLimits(
+                in_flight_max=bounds.in_flight_max,
+                admitted_max=bounds.admitted_max,
+                origin_rate_max=bounds.origin_rate_max,
+                circuit=BreakerPolicy(requests_min=bounds.circuit_results_min),
+            ),
+        )
