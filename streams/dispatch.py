@@ -73,12 +73,14 @@ class DispatchLimits(msgspec.Struct, frozen=True, kw_only=True):
 
     A worker that has had no room for `relief_after_s` parks what a lane holds beyond what it serves in `lane_s`
     seconds, and goes on doing so for as long as the lane does not keep up: an endpoint that hangs or crawls fills its
-    own lane, not the worker. `origin_rate_max` is POSTs a second to each scheme, host and port, 0 for no limit.
+    own lane, not the worker. `admitted_max` deliveries and `read_max` parked ones are in memory at a time, with
+    `admitted_bytes_max` of bodies each. `origin_rate_max` is POSTs a second to each scheme, host and port, 0 for none.
     """
 
     in_flight_max: int = 1_024
     admitted_max: int = 4_000
     admitted_bytes_max: int = 64 << 20
+    read_max: int = 1_000
     lanes_max: int = 20_000
     relief_after_s: float = 0.5
     lane_s: float = 5.0
@@ -123,7 +125,9 @@ class Dispatch:
         self._ledger = ledger
         self._worker = worker
         self._limits = limits
-        self._parking = Parking(reader, counters, appetite=self._appetite, taken=self._taken, seen=self._seen)
+        self._parking = Parking(
+            reader, counters, appetite=self._appetite, taken=self._taken, seen=self._seen, gone=self._gone
+        )
         self._intakes: dict[tuple[str, int], Intake] = {}
         self._lanes: dict[str, Lane] = {}
         self._fair: FairQueue[Lane] = FairQueue(limits.tenant_weights, quantum=TURN_BYTES)
@@ -131,10 +135,13 @@ class Dispatch:
         self._origins: dict[str, TokenBucket] = {}
         self._in_flight = 0
         self._admitted = 0  # opened and not yet handed to the settler
+        self._read = 0  # the same of what was read from the log, which has room of its own
         self._admitted_bytes = 0
+        self._read_bytes = 0
         # Admission goes on when a tenth of the room is free, not at every single place.
         self._admit_below = limits.admitted_max * 9 // 10
         self._bytes_below = limits.admitted_bytes_max * 9 // 10
+        self._starved = False  # somebody could not read on for want of room
         self._changed = asyncio.Event()
         self._giving_up = 0
         self._filling = False  # a call of `_fill` is on its way
@@ -222,6 +229,9 @@ class Dispatch:
         for intake in self._intakes.values():
             if intake.records and intake.timer is None:
                 self._pump(intake)
+        if self._starved:
+            self._starved = False
+            self._parking.wake_all()
         self._changed.set()
 
     # --- relief -----------------------------------------------------------------------------------
@@ -799,6 +809,7 @@ class Dispatch:
                 if lane is not None:
                     lane.parked = True
                 self._parking.wake(intake)
+        self._log_known(intake.partition)
         if self._order_waits:
             self._look_at_order(intake.partition)
         if self._expiry is None:
@@ -828,8 +839,9 @@ class Dispatch:
 
     def _appetite(self, subscription_id: str, lot: Lot) -> int:
         """How many parked deliveries of a subscription may be taken into memory now."""
-        room = self._admit_below - self._admitted
-        if room <= 0 or self._admitted_bytes > self._bytes_below or self._stopping:
+        room = self._limits.read_max - self._read
+        if room <= 0 or self._read_bytes >= self._limits.admitted_bytes_max or self._stopping:
+            self._starved = True
             return 0
         lane = self._lane(subscription_id)
         if lane is None:
@@ -849,14 +861,18 @@ class Dispatch:
 
     def _taken(self, intake: Intake, record: Record, subscription_id: str, order: Order | None) -> None:
         """A parked record was read."""
-        self._admitted += 1
+        self._read += 1
         now_ms = self._clock.now_ms()
         try:
             delivery = self._decode(record.value())
+            if delivery.subscription_id != subscription_id:
+                raise UndecodableError("key_mismatch", f"the key is not that of {delivery.subscription_id}")
         except UndecodableError as error:
-            self._quarantine(intake, record, error, subscription_id)
+            self._quarantine(intake, record, error, subscription_id, order)
+            if order is not None:
+                self._gone(subscription_id, record.offset(), order)
             return
-        self._admitted_bytes += len(delivery.body)
+        self._read_bytes += len(delivery.body)
         subscription = self._table.get(subscription_id)
         lane = self._lane(subscription_id)
         if subscription is None or not subscription.ordered:
@@ -894,8 +910,7 @@ class Dispatch:
             self._drop(job)
             return
         if log is not None:
-            self._admitted -= 1
-            self._admitted_bytes -= len(job.delivery.body)
+            self._leave(job)
             log.put_back(job.offset, wanted=order is None)
             if order is not None:
                 lane.add_ref(order._replace(due_ms=job.delivery.due_ms), job.offset)
@@ -919,9 +934,8 @@ class Dispatch:
     def _loosen(self, intake: Intake, subscription_id: str) -> None:
         """Ordered records are to be read without regard to their order: they expired, or it counts no more."""
         assert intake.log is not None
-        lot = intake.log.lots.get(subscription_id)
-        if lot is not None and lot.ordered is not None:
-            lot.wanted.update(offset for offset in lot.ordered.unfinished() if offset not in lot.opened)
+        if (lot := intake.log.lots.get(subscription_id)) is not None:
+            lot.loose = lot.ordered is not None
 
     # --- order ------------------------------------------------------------------------------------
 
@@ -937,21 +951,29 @@ class Dispatch:
         key = ordering_key(job.delivery, lane.subscription.ordering_key)
         return job._replace(order=Order(key, job.offset))
 
-    def _seen(self, intake: Intake, subscription_id: str, offset: int, order: Order | None) -> None:
-        """An ordered record was seen in the log, or (None) it was finished in another epoch."""
+    def _seen(self, intake: Intake, subscription_id: str, offset: int, order: Order) -> None:
+        """An ordered record was seen in the log."""
         lane = self._lane(subscription_id)
-        if lane is None:
-            return
-        if order is None:
-            lane.unref_offset(offset)
-            return
-        if not lane.subscription.ordered:
+        if lane is None or not lane.subscription.ordered:
             self._loosen(intake, subscription_id)
             return
         if lane.partition < 0:
             lane.partition = intake.partition
         lane.add_ref(order, offset)
         self._advance(lane, order.key)
+
+    def _gone(self, subscription_id: str, offset: int, order: Order | None) -> None:
+        """An ordered record was finished in another epoch, or (None) was lost: it holds back nothing any more."""
+        lane = self._lanes.get(subscription_id)
+        if lane is None:
+            return
+        if order is not None:
+            lane.unref(order, offset)
+            self._advance(lane, order.key)
+            return
+        lane.unref_offset(offset)
+        for key in list(lane.keys):
+            self._advance(lane, key)
 
     def _advance(self, lane: Lane, key: str) -> None:
         """Bring the next delivery of an ordering key on its way."""
@@ -986,16 +1008,23 @@ class Dispatch:
         deliveries that were finished out of order before it."""
         partition = lane.partition
         ledger = self._ledger(self._topics.deliveries, partition)
-        if self._parking.restored(partition) and (ledger is None or not ledger.restoring):
+        if self._log_known(partition) and (ledger is None or not ledger.restoring):
             return True
         self._order_waits.setdefault(partition, set()).add(lane.subscription.id)
-        if partition not in self._parking.fences:
-            intake = self._intakes.get((self._topics.deliveries, partition)) or self._parking.intake(partition)
-            if intake is not None:
-                token = f"{self._worker} {self._clock.now_ms()} {self._clock.jitter()}"
-                self._parking.fences[partition] = token
-                fence = self._records.fence(partition, token)
-                self._settler.settle(intake.topic, partition, intake.ledger, (), (fence,))
+        return False
+
+    def _log_known(self, partition: int) -> bool:
+        """Whether the log of parked deliveries was seen as it was when this epoch began. A fence tells."""
+        if self._parking.restored(partition):
+            return True
+        if not self._parking.fenced(partition):
+            for intake in (self._intakes.get((self._topics.deliveries, partition)), self._parking.intake(partition)):
+                if intake is not None and intake.ledger.live:
+                    token = f"{self._worker} {self._clock.now_ms()} {self._clock.jitter()}"
+                    self._parking.fence(partition, token, intake.ledger)
+                    fence = self._records.fence(partition, token)
+                    self._settler.settle(intake.topic, partition, intake.ledger, (), (fence,))
+                    break
         return False
 
     def _look_at_order(self, partition: int) -> None:
@@ -1042,22 +1071,29 @@ class Dispatch:
             self._advance(lane, order.key)
 
     def _settle(self, job: Job, records: Sequence[Out]) -> None:
-        self._admitted -= 1
-        self._admitted_bytes -= len(job.delivery.body)
+        self._leave(job)
         intake = job.intake
         if intake.log is not None:
-            records = (*records, self._marker(intake, job.delivery.subscription_id, job.offset))
+            records = (*records, self._marker(intake, job.delivery.subscription_id, job.offset, job.order))
         self._settler.settle(intake.topic, intake.partition, intake.ledger, (job.offset,), records)
 
-    def _marker(self, intake: Intake, subscription_id: str, offset: int) -> Out:
+    def _marker(self, intake: Intake, subscription_id: str, offset: int, order: Order | None) -> Out:
         assert intake.log is not None
         floor = intake.log.floor_without(offset)
-        return self._records.finished(subscription_id, intake.partition, offset, floor)
+        return self._records.finished(subscription_id, intake.partition, offset, floor, order)
 
     def _drop(self, job: Job) -> None:
         """Leave it to whoever owns the partition next: its offset is not finished."""
-        self._admitted -= 1
-        self._admitted_bytes -= len(job.delivery.body)
+        self._leave(job)
+
+    def _leave(self, job: Job) -> None:
+        """It is not in memory any more."""
+        if job.intake.log is None:
+            self._admitted -= 1
+            self._admitted_bytes -= len(job.delivery.body)
+        else:
+            self._read -= 1
+            self._read_bytes -= len(job.delivery.body)
 
     def _cancel(self, job: Job, now_ms: int) -> None:
         """The subscription is gone."""
@@ -1081,12 +1117,20 @@ class Dispatch:
         self._finish(job, (self._records.to_tier(delivery, hold_ms, job.intake.partition),))
 
     def _quarantine(
-        self, intake: Intake, record: Record, error: UndecodableError, subscription_id: str | None = None
+        self,
+        intake: Intake,
+        record: Record,
+        error: UndecodableError,
+        subscription_id: str | None = None,
+        order: Order | None = None,
     ) -> None:
         out = [quarantined(self._topics.quarantine, intake.topic, intake.partition, record, error, self._counters)]
-        self._admitted -= 1
+        if intake.log is None:
+            self._admitted -= 1
+        else:
+            self._read -= 1
         if subscription_id is not None:
-            out.append(self._marker(intake, subscription_id, record.offset()))
+            out.append(self._marker(intake, subscription_id, record.offset(), order))
         self._settler.settle(intake.topic, intake.partition, intake.ledger, (record.offset(),), out)
 
     # --- giving up partitions, and the end --------------------------------------------------------

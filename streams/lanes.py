@@ -96,8 +96,11 @@ class KeyQueue:
 
     def add_ref(self, order: Order, offset: int) -> None:
         self.pipe.discard(order.number)
-        insort(self.refs, order.number << _OFFSET_BITS | offset)
         self.reading.discard(offset)
+        packed = order.number << _OFFSET_BITS | offset
+        at = bisect_left(self.refs, packed)
+        if self.refs[at : at + 1] != [packed]:  # what was read and put back is still there
+            self.refs.insert(at, packed)
         if order.due_ms:
             self.due_ms[order.number] = order.due_ms
 
@@ -279,7 +282,7 @@ class Lane:
             queue.remove_ref(order, offset)
 
     def unref_offset(self, offset: int) -> None:
-        """The same, where only the offset is known: right after a restart, from another worker's marker."""
+        """The same, where only the offset is known. Looks through all of them."""
         for queue in self.keys.values():
             queue.remove_offset(offset)
 

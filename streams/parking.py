@@ -5,6 +5,9 @@ than looking at keys. When somebody has an appetite, one task for each partition
 anybody wants, in one direction for as long as that serves anyone, like a lift. What is read is handed to the dispatcher
 with its place; nothing is rewritten.
 
+Whether a record is finished, a marker further on says. So nothing is read before the log was seen as it was when this
+epoch began: a *fence*, written then, has come by.
+
 This file does not know lanes, and does not write.
 """
 
@@ -15,7 +18,7 @@ import logging
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
 
-from schemas.frame import Record
+from schemas.frame import OffsetLedger, Record
 from streams.core.parked import FENCE, Lot, Order, ParkedLog, finished_by, order_of
 from streams.counters import Counters
 from streams.lanes import Intake
@@ -32,24 +35,39 @@ _AFTER_ERROR_S = 1.0
 Appetite = Callable[[str, Lot], int]
 #: A record was read for somebody with an appetite, and counts as in memory.
 Taken = Callable[[Intake, Record, str, Order | None], None]
-#: An ordered record was seen, or is finished since a marker of another epoch said so (None).
-Seen = Callable[[Intake, str, int, Order | None], None]
+#: An ordered record was seen.
+Seen = Callable[[Intake, str, int, Order], None]
+#: An ordered record is finished, as a marker of another epoch said, or lost: then its place is not known.
+Gone = Callable[[str, int, Order | None], None]
+
+
+class _Fence:
+    """A record that was sent after the log, in the epoch of this ledger."""
+
+    __slots__ = ("ledger", "seen", "token")
+
+    def __init__(self, token: bytes, ledger: OffsetLedger) -> None:
+        self.token = token
+        self.ledger = ledger
+        self.seen = False
 
 
 class Parking:
     """The partitions of the log that are ours, by their number."""
 
-    def __init__(self, reader: LogReader, counters: Counters, *, appetite: Appetite, taken: Taken, seen: Seen) -> None:
+    def __init__(
+        self, reader: LogReader, counters: Counters, *, appetite: Appetite, taken: Taken, seen: Seen, gone: Gone
+    ) -> None:
         self._reader = reader
         self._counters = counters
         self._appetite = appetite
         self._taken = taken
         self._seen = seen
+        self._gone = gone
         self._intakes: dict[int, Intake] = {}
         #: The last read of a partition: its epoch, where it began, and what came.
         self._kept: dict[int, tuple[Intake, int, Sequence[Record]]] = {}
-        #: Fences that were written and not seen again, by partition; None once it was.
-        self.fences: dict[int, str | None] = {}
+        self._fences: dict[int, _Fence] = {}
 
     # --- following --------------------------------------------------------------------------------
 
@@ -64,7 +82,7 @@ class Parking:
             if record.value() is None:
                 self._follow_mark(intake, log, record)
                 continue
-            subscription_id = (key or b"").decode()
+            subscription_id = _name(key)
             order = order_of(record.headers())
             if order is None:
                 log.saw(offset, subscription_id, record.timestamp()[1])
@@ -79,21 +97,32 @@ class Parking:
         marker = finished_by(headers)
         if marker is None:
             log.saw_nothing(record.offset())
-            token = dict(headers or ()).get(FENCE)
-            if token is not None and token.decode() == self.fences.get(intake.partition):
-                self.fences[intake.partition] = None
+            fence = self._fences.get(intake.partition)
+            if fence is not None and dict(headers or ()).get(FENCE) == fence.token:
+                fence.seen = True
+                self.wake(intake)
             return
-        subscription_id = (record.key() or b"").decode()
+        subscription_id = _name(record.key())
         if log.saw_finished(record.offset(), subscription_id, *marker):
-            self._seen(intake, subscription_id, marker[0], None)
+            self._gone(subscription_id, marker[0], order_of(headers))
 
     def intake(self, partition: int) -> Intake | None:
         """Where the partition's log is followed."""
         return self._intakes.get(partition)
 
+    def fence(self, partition: int, token: str, ledger: OffsetLedger) -> None:
+        """A fence with this token is being written, in the epoch of this ledger."""
+        self._fences[partition] = _Fence(token.encode(), ledger)
+
+    def fenced(self, partition: int) -> bool:
+        """Whether one was written in this epoch."""
+        fence = self._fences.get(partition)
+        return fence is not None and fence.ledger.live
+
     def restored(self, partition: int) -> bool:
         """Whether everything that was in the log when this epoch began was seen."""
-        return partition in self.fences and self.fences[partition] is None
+        fence = self._fences.get(partition)
+        return fence is not None and fence.seen and fence.ledger.live
 
     def holders(self, subscription_id: str) -> list[Intake]:
         """Where something of the subscription is parked."""
@@ -113,7 +142,7 @@ class Parking:
         """The partition is not ours any more."""
         if self._intakes.get(intake.partition) is intake:
             del self._intakes[intake.partition]
-        self.fences.pop(intake.partition, None)
+        self._fences.pop(intake.partition, None)
         self._kept.pop(intake.partition, None)
         if intake.reading is not None:
             intake.reading.cancel()
@@ -122,11 +151,18 @@ class Parking:
 
     def wake(self, intake: Intake) -> None:
         """Somebody may have an appetite for what is parked there."""
-        if intake.reading is None and intake.ledger.live and not intake.ledger.retiring:
+        if intake.reading is not None or not self.restored(intake.partition):
+            return
+        if intake.ledger.live and not intake.ledger.retiring:
             intake.reading = asyncio.get_running_loop().create_task(
                 self._read(intake), name=f"read parked {intake.partition}"
             )
             intake.reading.add_done_callback(lambda task: self._ended(intake, task))
+
+    def wake_all(self) -> None:
+        """There is room again."""
+        for intake in self._intakes.values():
+            self.wake(intake)
 
     def _ended(self, intake: Intake, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and (error := task.exception()) is not None:
@@ -198,17 +234,17 @@ class Parking:
                 break
             if record.value() is None:
                 continue
-            name = (record.key() or b"").decode()
+            name = _name(record.key())
             lot = log.lots.get(name)
             if lot is None or name in stopped:
                 continue
             order = order_of(record.headers())
             if offset in lot.wanted:
-                hoped[name].discard(offset)
+                hoped.get(name, set()).discard(offset)
             elif not start <= lot.cursor <= offset:  # it has not been read up to here, or was read before
                 continue
             elif order is not None or offset in lot.done:
-                log.read_up_to(name, lot, offset + 1)
+                log.skip(name, lot, offset)
                 continue
             if self._appetite(name, lot) <= 0:
                 stopped.add(name)
@@ -233,6 +269,12 @@ class Parking:
         self._counters["parked_missing"] += len(gone)
         for offset in gone:
             log.lost(name, lot, offset)
+            self._gone(name, offset, None)
+
+
+def _name(key: bytes | None) -> str:
+    """The subscription; for a foreign key, something that has no subscription."""
+    return (key or b"").decode(errors="replace")
 
 
 def _open(log: ParkedLog) -> bool:

@@ -88,9 +88,11 @@ class Records:
         headers = None if order is None else [order.header()]
         return (self._topics.parked, delivery.subscription_id.encode(), value, partition, headers)
 
-    def finished(self, subscription_id: str, partition: int, offset: int, floor: int) -> Out:
-        """The marker that finishes a parked record."""
+    def finished(self, subscription_id: str, partition: int, offset: int, floor: int, order: Order | None) -> Out:
+        """The marker that finishes a parked record, with the place that it had."""
         headers = finished_headers(offset, floor)
+        if order is not None:
+            headers.append(order.header())
         return (self._topics.parked, subscription_id.encode(), None, partition, headers)
 
     def fence(self, partition: int, token: str) -> Out:

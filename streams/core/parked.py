@@ -13,11 +13,11 @@ This file reads no record's value, and does not know when a subscription may be 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from schemas.frame import Headers
-from streams.core.ledger import Ledger
 
 #: Marks the record that finishes another one: its offset, and the subscription's first unfinished offset.
 FINISHED = "distributary-finished"
@@ -29,6 +29,7 @@ FENCE = "distributary-fence"
 
 _NOWHERE = 1 << 62
 _DONE_MAX = 2_000  # then what the cursor has passed is dropped
+_WANTED_AHEAD = 256  # of a lot whose order counts no more
 
 
 class Order(NamedTuple):
@@ -49,7 +50,7 @@ def order_of(headers: Headers | None) -> Order | None:
         if name == ORDER and value is not None:
             try:
                 number, due_ms, key = value.decode().split(" ", 2)
-                return Order(key, int(number), int(due_ms))
+                return Order(key, int(number), int(due_ms)) if int(number) >= 0 else None
             except ValueError:
                 return None
     return None
@@ -72,10 +73,48 @@ def finished_by(headers: Headers | None) -> tuple[int, int] | None:
         return None
 
 
+class Outstanding:
+    """Offsets that come in ascending order and go in any; the first of them is found without a search."""
+
+    __slots__ = ("_line", "_open")
+
+    def __init__(self) -> None:
+        self._open: set[int] = set()
+        self._line: deque[int] = deque()  # ascending; some may be gone, but not the first
+
+    def add(self, offset: int) -> None:
+        """One that is larger than all before."""
+        self._open.add(offset)
+        self._line.append(offset)
+
+    def discard(self, offset: int) -> None:
+        """It is done; a second time, or for an offset that never came, nothing happens."""
+        self._open.discard(offset)
+        line, left = self._line, self._open
+        while line and line[0] not in left:
+            line.popleft()
+        if len(line) > 2 * len(left) + 64:  # one old offset must not keep all that came after it
+            self._line = deque(one for one in line if one in left)
+
+    @property
+    def first(self) -> int:
+        """The smallest; far away when there is none."""
+        return self._line[0] if self._line else _NOWHERE
+
+    def __contains__(self, offset: int) -> bool:
+        return offset in self._open
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    def __iter__(self) -> Iterator[int]:
+        return (offset for offset in self._line if offset in self._open)
+
+
 class Lot:
     """What one subscription has parked in one partition and is not finished."""
 
-    __slots__ = ("cursor", "done", "last", "opened", "ordered", "since_ms", "stuck", "wanted")
+    __slots__ = ("cursor", "done", "last", "loose", "opened", "ordered", "since_ms", "stuck", "wanted")
 
     def __init__(self, cursor: int) -> None:
         self.cursor = cursor  # plain records from here on were not read
@@ -85,7 +124,8 @@ class Lot:
         self.stuck = False  # the record at the cursor is known to be unfinished
         self.opened: set[int] = set()  # read, and not finished
         self.wanted: set[int] = set()  # to be read, whatever the cursor says
-        self.ordered: Ledger | None = None  # every unfinished ordered record
+        self.ordered: Outstanding | None = None  # every unfinished ordered record
+        self.loose = False  # all ordered records are wanted, a few at a time: their order counts no more
 
     @property
     def unread(self) -> bool:
@@ -94,10 +134,20 @@ class Lot:
 
     def start_from(self, at: int) -> int:
         """The first offset from `at` on where something is to be read; far away when there is none."""
+        if self.loose and not self.wanted:
+            self._want_more()
         start = self.cursor if at <= self.cursor <= self.last else _NOWHERE
         if self.wanted:
             start = min(start, min((offset for offset in self.wanted if offset >= at), default=_NOWHERE))
         return start
+
+    def _want_more(self) -> None:
+        for offset in self.ordered or ():
+            if offset not in self.opened:
+                self.wanted.add(offset)
+                if len(self.wanted) >= _WANTED_AHEAD:
+                    return
+        self.loose = bool(self.wanted)
 
     @property
     def floor(self) -> int:
@@ -105,19 +155,12 @@ class Lot:
         floor = self.cursor if self.cursor <= self.last else _NOWHERE
         for offsets in (self.opened, self.wanted):
             floor = min(floor, *offsets) if offsets else floor
-        if self.ordered is not None and self.ordered.pending:
-            floor = min(floor, self.ordered.position)
-        return floor
+        return floor if self.ordered is None else min(floor, self.ordered.first)
 
     @property
     def empty(self) -> bool:
         """Nothing is left."""
-        return (
-            self.cursor > self.last
-            and not self.opened
-            and not self.wanted
-            and (self.ordered is None or not self.ordered.pending)
-        )
+        return self.cursor > self.last and not (self.opened or self.wanted or self.ordered)
 
 
 class ParkedLog:
@@ -150,7 +193,7 @@ class ParkedLog:
         lot = self.lots.get(subscription_id)
         if lot is None:
             lot = self.lots[subscription_id] = Lot(offset)
-        if not lot.unread:
+        if not (lot.unread or lot.wanted):
             lot.since_ms = timestamp_ms
         lot.last = offset
         return lot
@@ -162,26 +205,25 @@ class ParkedLog:
         if lot is None:
             lot = self.lots[subscription_id] = Lot(offset)
         if lot.ordered is None:
-            lot.ordered = Ledger(offset)
+            lot.ordered = Outstanding()
         lot.since_ms = lot.since_ms or timestamp_ms
-        lot.ordered.open([offset])
+        lot.ordered.add(offset)
         return lot
 
     def saw_finished(self, offset: int, subscription_id: str, finished: int, floor: int) -> bool:
-        """A marker. True when it says something new: it was written before this epoch."""
+        """A marker. True when it finishes an ordered record: it was written before this epoch."""
         self._reach(offset)
         lot = self.lots.get(subscription_id)
         if lot is None:
             return False
-        news = False
-        if lot.ordered is not None and finished not in lot.opened and not lot.ordered.finished(finished):
-            lot.ordered.finish(finished)
+        news = lot.ordered is not None and finished in lot.ordered and finished not in lot.opened
+        if news:
+            assert lot.ordered is not None
+            lot.ordered.discard(finished)
             lot.wanted.discard(finished)
-            news = True
-        if finished >= lot.cursor:
+        elif lot.cursor <= finished <= lot.last:
             lot.done.add(finished)
-            news = True
-        if floor > lot.cursor and lot.done:  # only where it was not read in this epoch
+        if floor > lot.cursor:  # only where it was not read in this epoch
             lot.cursor = floor
             if len(lot.done) > _DONE_MAX:
                 lot.done = {one for one in lot.done if one >= floor}
@@ -211,6 +253,13 @@ class ParkedLog:
         if wanted:
             lot.wanted.add(offset)
 
+    def skip(self, subscription_id: str, lot: Lot, offset: int) -> None:
+        """The cursor passes a record that is done, or is not its business."""
+        lot.cursor = offset + 1
+        lot.done.discard(offset)
+        if lot.empty:
+            self._drop(subscription_id, lot)
+
     def read_up_to(self, subscription_id: str, lot: Lot, offset: int) -> None:
         """No plain record of the lot stands between its cursor and this offset that was not taken or done."""
         lot.cursor = max(lot.cursor, offset)
@@ -223,7 +272,7 @@ class ParkedLog:
         """A wanted record is not in the log any more (retention)."""
         lot.wanted.discard(offset)
         if lot.ordered is not None:
-            lot.ordered.finish(offset)
+            lot.ordered.discard(offset)
         if lot.empty:
             self._drop(subscription_id, lot)
 
@@ -266,7 +315,7 @@ class ParkedLog:
         lot = self.lots[subscription_id]
         lot.opened.discard(offset)
         if lot.ordered is not None:
-            lot.ordered.finish(offset)
+            lot.ordered.discard(offset)
         if lot.empty:
             self._drop(subscription_id, lot)
 
