@@ -5,7 +5,18 @@ from __future__ import annotations
 import pytest
 
 from schemas.frame import Headers
-from streams.core.parked import FINISHED, FLOOR, ORDER, Lot, Order, ParkedLog, finished_by, finished_headers, order_of
+from streams.core.parked import (
+    FINISHED,
+    FLOOR,
+    ORDER,
+    Lot,
+    Order,
+    Outstanding,
+    ParkedLog,
+    finished_by,
+    finished_headers,
+    order_of,
+)
 
 
 def taken(log: ParkedLog, name: str, *offsets: int) -> Lot:
@@ -243,3 +254,34 @@ def test_a_marker_travels_in_headers() -> None:
 )
 def test_what_is_no_marker_of_ours_is_none(headers: Headers | None) -> None:
     assert finished_by(headers) is None
+
+
+# --- offsets that are outstanding -------------------------------------------------------------------------------------
+
+
+def test_one_old_offset_does_not_keep_all_that_came_after_it() -> None:
+    outstanding = Outstanding()
+    outstanding.add(0)
+    for offset in range(1, 10_000):
+        outstanding.add(offset)
+        outstanding.discard(offset)
+        assert len(outstanding._line) <= 70
+    assert (outstanding.first, len(outstanding), list(outstanding)) == (0, 1, [0])
+    outstanding.discard(0)
+    outstanding.discard(0)
+    assert (outstanding.first, len(outstanding), list(outstanding)) == (1 << 62, 0, [])
+
+
+def test_a_lot_whose_order_counts_no_more_is_read_a_few_at_a_time() -> None:
+    log = ParkedLog(0)
+    lot = ordered(log, "a", *range(1_000))
+    lot.loose = True
+    read = []
+    while (offset := lot.start_from(0)) < 1_000:
+        assert 0 < len(lot.wanted) <= 256
+        taken(log, "a", offset)
+        read.append(offset)
+        if offset % 2:
+            log.finish(offset)
+    assert read == list(range(1_000))
+    assert lot.loose is False
