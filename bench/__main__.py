@@ -16,6 +16,8 @@ FIGURES = {
     "deliveries": deliveries.main,
     "latency_p50": latency.main,
     "latency_p99": latency.main,
+    "latency_alo_p50": latency.main,
+    "latency_alo_p99": latency.main,
     "catch_up_100k": table.main,
     "memory_100k": table.main,
     "match_cost_100k": table.main,
