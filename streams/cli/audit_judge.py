@@ -16,8 +16,10 @@ from streams.cli.audit_faults import FaultKind, Made
 from streams.cli.audit_plan import Kind, Plan
 from streams.cli.demo_audit import percentile
 
-#: Of the deliveries that were accepted: so many may be accepted again.
+#: Of the deliveries that were accepted, so many may be accepted again; judged where there are enough for one fault not to
+#: decide it.
 DUPLICATE_RATE_MAX = 0.001
+JUDGED_FROM = 100_000
 #: A fault is still at work so long after it was made: sessions end, POSTs are waited for.
 AFTERMATH_MS = 2_000
 
@@ -205,6 +207,6 @@ def _sentences(problems: Problems, result: Result) -> list[str]:
         for problem, count in sorted(problems.counts.items())
         if count
     ]
-    if result.duplicate_rate > DUPLICATE_RATE_MAX:
+    if result.duplicate_rate > DUPLICATE_RATE_MAX and result.delivered >= JUDGED_FROM:
         sentences.append(f"{result.duplicates} duplicates are more than {DUPLICATE_RATE_MAX:.1%} of what was delivered")
     return sentences
