@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import heapq
 import logging
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import assert_never
@@ -150,6 +151,7 @@ class Dispatch:
         self._dues: list[tuple[int, str, str]] = []  # (due, subscription id, ordering key)
         self._due_timer: asyncio.TimerHandle | None = None
         self._expiry: asyncio.TimerHandle | None = None
+        self._ends: deque[tuple[int, Lane, Order]] = deque()  # ordered ones given up, until that is durable
         self._order_waits: dict[int, set[str]] = {}  # by partition: lanes whose order is not known yet
         self._stopping = False
         settler.on_settled(self._on_settled)
@@ -165,8 +167,13 @@ class Dispatch:
         key = (frame.topic, frame.partition)
         intake = self._intakes.get(key)
         if intake is None or intake.ledger is not frame.ledger:
-            if intake is not None:
-                self._forget([intake])
+            # An epoch that was lost, not given up, ends here for all topics of the partition: what is known of its log
+            # must not mix with what the new one tells.
+            old = [one for one in self._intakes.values() if one.partition == key[1] and not one.ledger.live]
+            if intake is not None and intake not in old:
+                old.append(intake)
+            if old:
+                self._forget(old)
             intake = Intake(frame.topic, frame.partition, frame.ledger, self._holds.get(frame.topic, 0))
             self._intakes[key] = intake
         if intake.log is not None:
@@ -229,6 +236,10 @@ class Dispatch:
         for intake in self._intakes.values():
             if intake.records and intake.timer is None:
                 self._pump(intake)
+        while self._ends and self._ends[0][0] <= self._settler.settled:
+            _, lane, order = self._ends.popleft()
+            lane.ended(order, again=False)
+            self._advance(lane, order.key)
         if self._starved:
             self._starved = False
             self._parking.wake_all()
@@ -353,7 +364,7 @@ class Dispatch:
                 lane.waiting_since = self._clock.monotonic() if subscription.batch_max > 1 else 0.0
             lane.put(job)
             self._offer(lane)
-        elif lane.held >= ORDERED_HELD_MAX or lane.behind(job.order.key):
+        elif lane.held >= ORDERED_HELD_MAX or lane.behind(job.order.key) or not self._order_known(lane):
             self._park(job, lane)
         else:
             lane.put_ordered(job, job.order)
@@ -528,7 +539,7 @@ class Dispatch:
                 self._counters["delivered"] += 1
                 delivery = job.delivery
                 attempt = self._records.attempt(delivery, delivery.attempt + 1, "delivered", started_ms, result)
-                self._finish(job, (attempt, *notes))
+                self._finish(job, (attempt, *notes), delivered=True)
                 notes = ()
             else:
                 self._judge(lane, job, started_ms, result, notes)
@@ -729,8 +740,12 @@ class Dispatch:
         partition meanwhile, counts."""
         state = new or old
         assert state is not None
+        if new is not None and new.writer == self._worker:
+            return
         lane = self._lanes.get(state.subscription_id)
-        if lane is None or (new is not None and new.writer == self._worker):
+        if lane is None:
+            for intake in self._parking.holders(state.subscription_id):
+                self._parking.wake(intake)
             return
         lane.health = self._health_of(lane.subscription)
         self._reopen(lane)
@@ -894,7 +909,7 @@ class Dispatch:
                 return
             lane.put(job)
             self._offer(lane)
-        elif delivery.due_ms > now_ms or (lane.held >= ORDERED_HELD_MAX and not lane.first(order)):
+        elif delivery.due_ms > now_ms or not lane.in_turn(order):  # it would take the room of what comes before it
             self._park(job, lane)
         else:
             lane.put_ordered(job, order)
@@ -1054,21 +1069,22 @@ class Dispatch:
 
     # --- ends -------------------------------------------------------------------------------------
 
-    def _finish(self, job: Job, records: Sequence[Out], *, again: bool = False) -> None:
+    def _finish(self, job: Job, records: Sequence[Out], *, again: bool = False, delivered: bool = False) -> None:
         """Hand over what became of a delivery; `again` when it is to be seen in the log once more."""
         order = job.order
-        if order is None:
-            self._settle(job, records)
-            return
-        lane = self._lanes.get(job.delivery.subscription_id)
-        if lane is not None:
-            lane.ended(order, again=again)
         self._settle(job, records)
-        if lane is not None:
+        if order is None or (lane := self._lanes.get(job.delivery.subscription_id)) is None:
+            return
+        if delivered or again:
+            lane.ended(order, again=again)
             if again:  # the others would wait in memory for long, and hold up their partition
                 for waiting in lane.waiting_jobs(order.key):
                     self._park(waiting, lane)
             self._advance(lane, order.key)
+        else:
+            # Were the next one sent now and this end lost in a crash, this one would be sent again, and might succeed.
+            lane.hold_key(order)
+            self._ends.append((self._settler.ticket(), lane, order))
 
     def _settle(self, job: Job, records: Sequence[Out]) -> None:
         self._leave(job)
@@ -1085,6 +1101,8 @@ class Dispatch:
     def _drop(self, job: Job) -> None:
         """Leave it to whoever owns the partition next: its offset is not finished."""
         self._leave(job)
+        if job.order is not None and (lane := self._lanes.get(job.delivery.subscription_id)) is not None:
+            lane.ended(job.order, again=False)
 
     def _leave(self, job: Job) -> None:
         """It is not in memory any more."""
@@ -1190,7 +1208,7 @@ class Dispatch:
                     self._drop(job)
         self._fair.keep(lambda lane: bool(lane.fresh or lane.late) or self._not_ready(lane))
         for name, lane in list(self._lanes.items()):  # should they come back, their stored health counts
-            if not (lane.held or lane.keys or lane.in_flight):
+            if not (lane.held or lane.keys or lane.in_flight or self._parking.holders(name)):
                 self._lanes.pop(name).cancel_timers()
 
     def _not_ready(self, lane: Lane) -> bool:

@@ -263,14 +263,19 @@ class Lane:
         queue.add_job(job)
         self.waiting += 1
 
-    def first(self, order: Order) -> bool:
-        """Whether nothing of its key is known that has to go before."""
+    def in_turn(self, order: Order) -> bool:
+        """Whether all that has to go before is in memory, or on its way to the endpoint."""
         queue = self.keys.get(order.key)
         if queue is None:
             return True
-        known = [queue.refs[0] >> _OFFSET_BITS] if queue.refs else []
-        known += [job.order.number for job in queue.jobs[:1] if job.order is not None]
-        return order.number <= min([*known, *queue.pipe], default=order.number)
+        if queue.refs and queue.refs[0] >> _OFFSET_BITS < order.number:
+            return False
+        return order.number < min(queue.pipe, default=_OFFSET_MASK)
+
+    def hold_key(self, order: Order) -> None:
+        """Nothing of the key is sent until `ended` is told of this delivery."""
+        if (queue := self.keys.get(order.key)) is not None and queue.running < 0:
+            queue.running = order.number
 
     def add_ref(self, order: Order, offset: int) -> None:
         """It was seen in the log, or put back there."""

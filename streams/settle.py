@@ -64,6 +64,15 @@ class Settler:
         """Records not yet durable."""
         return self._backlog
 
+    def ticket(self) -> int:
+        """What `settled` must reach for all that was handed over so far to be durable or void."""
+        return self._settled + self._backlog
+
+    @property
+    def settled(self) -> int:
+        """Records durable or void, ever."""
+        return self._settled
+
     async def room(self) -> None:
         """Wait while the backlog is above its bound."""
         while self._backlog > self._backlog_records_max:
@@ -72,7 +81,7 @@ class Settler:
 
     async def flush(self) -> None:
         """Wait until everything handed over so far is durable or void, whatever comes meanwhile."""
-        until = self._settled + self._backlog
+        until = self.ticket()
         while self._settled < until:
             self._changed.clear()
             await self._changed.wait()

@@ -59,6 +59,11 @@ class Bounds(msgspec.Struct, frozen=True, kw_only=True):
     circuit_results_min: int = NEVER
     origin_rate_max: float = 0.0
 
+    @property
+    def read_max(self) -> int:
+        """Parked deliveries in memory."""
+        return max(1, self.admitted_max // 2)
+
 
 class SmallLedger(Ledger):
     """A ledger that is full early, so that a small world meets a full one."""
@@ -139,6 +144,7 @@ class Engine:
             limits=DispatchLimits(
                 in_flight_max=bounds.in_flight_max,
                 admitted_max=bounds.admitted_max,
+                read_max=bounds.read_max,
                 origin_rate_max=bounds.origin_rate_max,
                 circuit=BreakerPolicy(requests_min=bounds.circuit_results_min),
             ),
