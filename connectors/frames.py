@@ -478,7 +478,7 @@ class FrameConsumer(FaustConsumer):
     # --- the member's thread ----------------------------------------------------------------------
 
     def _tend(self, member: KafkaConsumer) -> None:
-        self._group = member.consumer_group_metadata()
+        self._read_group(member)
         message = member.poll(_POLL_S)
         if message is not None:
             error = message.error()
@@ -488,9 +488,15 @@ class FrameConsumer(FaustConsumer):
 
     def _serve(self, member: KafkaConsumer) -> None:
         """What goes on while a callback waits."""
-        self._group = member.consumer_group_metadata()
+        self._read_group(member)
         assert self._member is not None
         self._member.serve()
+
+    def _read_group(self, member: KafkaConsumer) -> None:
+        with contextlib.suppress(
+            RuntimeError
+        ):  # a member that has just left a classic group has none; the last is refused
+            self._group = member.consumer_group_metadata()
 
     def _on_commit(self, error: KafkaError | None, partitions: list[TopicPartition]) -> None:
         assert self._member is not None

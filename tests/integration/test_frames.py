@@ -506,6 +506,39 @@ async def test_a_stop_ends_the_wait_for_committed_offsets(kafka: Cluster, group:
     assert app.assigned == set()
 
 
+async def test_a_member_that_has_left_ends_its_epochs_in_order(kafka: Cluster, group: str) -> None:
+    """librdkafka has no group metadata for it any more, inside the callback that leaves a classic group."""
+
+    class Leaving(Scripted):
+        left = False
+
+        def consumer_group_metadata(self) -> object:
+            if self.left:
+                raise RuntimeError("Consumer group metadata not available")
+            return "of the member"
+
+        def assign(self, partitions: object) -> None: ...
+
+        def unassign(self) -> None:
+            self.left = True
+
+    settings = FrameSettings(ledger=new_ledger, commits=False, group_protocol="classic")
+    app = FrameApp(kafka.bootstrap, group, ["t"], settings=settings)
+    consumer = app.consumer
+    consumer._protocol = "classic"
+    consumer._main_loop = asyncio.get_running_loop()
+    scripted: Any = Leaving()
+    consumer._member, consumer._fetcher = (ConsumerThread(name, scripted, print, print) for name in ("m", "f"))
+    partitions = [TopicPartition("t", 0, 5)]
+    await asyncio.to_thread(consumer._on_assign, scripted, partitions)
+    ledger = consumer.ledger("t", 0)
+    assert ledger is not None
+    await asyncio.to_thread(consumer._on_revoke, scripted, partitions)
+    assert not ledger.live
+    assert app.assigned == set()
+    assert consumer.group_metadata() == "of the member"
+
+
 @pytest.fixture(scope="module")
 def classic() -> Iterator[Cluster]:
     """A cluster that takes classic groups only."""
