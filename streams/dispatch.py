@@ -620,7 +620,8 @@ class Dispatch:
         status = result.status
         ok = 200 <= status <= 299
         if lane.gradient is not None:
-            lane.gradient.observe(result.duration_us, lane.in_flight + 1, ok)
+            answered = 0 < status < 500 and status != 429  # a refusal says nothing of the load
+            lane.gradient.observe(result.duration_us, lane.in_flight + 1, answered)
             lane.relimit()
         if lane.slow_start is not None and ok:
             lane.slow_start.succeeded()
