@@ -227,6 +227,7 @@ class _Orders:
         self._plan = plan
         ordered = {each.number for each in plan.targets if each.kind == "ordered"}
         self._due: dict[tuple[int, int], deque[int]] = {}
+        self._answered: set[tuple[int, int]] = set()  # before their turn
         for n, target in plan:
             if target in ordered:
                 self._due.setdefault((target, plan.lane(n)), deque()).append(n)
@@ -236,8 +237,9 @@ class _Orders:
         due = self._due.get((post.endpoint, self._plan.lane(post.number)))
         if not due or post.number < due[0]:
             return True
-        if post.number > due[0]:
-            return False
+        in_turn = post.number == due[0]
         if post.fate in (ACCEPTED, BROKEN):
-            due.popleft()
-        return True
+            self._answered.add((post.endpoint, post.number))
+            while due and (post.endpoint, due[0]) in self._answered:
+                self._answered.discard((post.endpoint, due.popleft()))
+        return in_turn

@@ -85,8 +85,8 @@ class Made(msgspec.Struct, frozen=True):
 
 
 def kinds_for(brokers: int) -> tuple[FaultKind, ...]:
-    """The kinds that so many brokers allow: a single one that is away is no fault that anything could be tried with, and
-    leaders move only where there are replicas."""
+    """The kinds that so many brokers allow: fewer than three have no replicas in sync to go on with while one is away,
+    and leaders move only where there are replicas."""
     alone = brokers < 3
     return tuple(
         kind
@@ -113,7 +113,7 @@ def schedule(seed: int, faults: int, seconds: float, workers: int, brokers: int,
 
 
 def _balanced(kinds: Sequence[FaultKind], workers: int) -> list[FaultKind]:
-    """Put off what would leave too few workers, or make too many."""
+    """Put off what would leave too few workers, or make too many; kill one instead where that does not help."""
     running, waiting = workers, list(kinds)
     order: list[FaultKind] = []
     fewest = max(1, workers - 1)
@@ -125,10 +125,10 @@ def _balanced(kinds: Sequence[FaultKind], workers: int) -> list[FaultKind]:
                 if not (kind == "worker_leave" and running <= fewest)
                 and not (kind == "worker_join" and running >= workers + WORKERS_MORE_MAX)
             ),
-            waiting[0],
+            None,
         )
-        waiting.remove(fits)
-        order.append(fits)
+        waiting.remove(fits or waiting[0])
+        order.append(fits or "worker_kill")
         running += (fits == "worker_join") - (fits == "worker_leave")
     return order
 

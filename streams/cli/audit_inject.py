@@ -126,7 +126,8 @@ class Injector:
             return target, f"{met} connections reset"
         await asyncio.sleep(fault.for_s)
         await cutter.ask({"do": "mend", "routes": routes})
-        return target, f"{met} connections {fault.variant}ed for {fault.for_s:.1f} s"
+        done = {"refuse": "refused", "stall": "stalled"}[fault.variant]
+        return target, f"{met} connections {done} for {fault.for_s:.1f} s"
 
     # --- endpoints ------------------------------------------------------------------------------------------------
 

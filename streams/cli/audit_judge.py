@@ -16,8 +16,8 @@ from streams.cli.audit_faults import FaultKind, Made
 from streams.cli.audit_plan import Kind, Plan
 from streams.cli.demo_audit import percentile
 
-#: Of the deliveries that were accepted, so many may be accepted again; judged where there are enough for one fault not to
-#: decide it.
+#: Of the deliveries that were accepted, so many may be accepted again; judged where there are enough for one fault not
+#: to decide it.
 DUPLICATE_RATE_MAX = 0.001
 JUDGED_FROM = 100_000
 #: A fault is still at work so long after it was made: sessions end, POSTs are waited for.
