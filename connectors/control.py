@@ -25,7 +25,7 @@ ANSWER_SECONDS = 10.0
 _LOOK_SECONDS = 0.05
 
 
-class ControlError(Exception):
+class ControlError(ConnectionError):
     """The helper does not answer, or refuses; one sentence."""
 
 

@@ -45,9 +45,12 @@ class Injector:
             [fault for fault in faults if fault.kind in CLUSTER_FAULTS],
             *([fault] for fault in faults if fault.kind not in (*WORKER_FAULTS, *CLUSTER_FAULTS)),
         ]
-        async with asyncio.TaskGroup() as group:
-            for row in rows:
-                group.create_task(self._row(row))
+        try:
+            async with asyncio.TaskGroup() as group:
+                for row in rows:
+                    group.create_task(self._row(row))
+        except ExceptionGroup as failed:  # one is enough to say
+            raise failed.exceptions[0] from None
 
     async def _row(self, faults: Sequence[Fault]) -> None:
         for fault in faults:

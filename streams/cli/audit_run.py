@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Collection, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
@@ -80,6 +80,7 @@ class Audit:
                 "schemas": "",
                 "proxy": "",
                 "kafka": "{}",
+                "guarantee": "exactly_once",
                 "allow_private_networks": "true",
                 "drain_s": "10",
             }
@@ -118,27 +119,26 @@ class Audit:
     async def _until_quiet(self, settings: Settings, ids: OwnSchemas, injector: Injector, workers: Workers) -> None:
         """Send, break, and wait until every delivery has its end, or nothing moves any more."""
         self._start = self._clock.monotonic()
-        works: list[Awaitable[Any]] = [self._send(settings, ids), injector.run(self.faults, self._start)]
         watches = [self._follow(settings), workers.supervise(), self._show(workers)]
-        working = asyncio.gather(*works)
         watching: list[asyncio.Future[Any]] = [asyncio.ensure_future(watch) for watch in watches]
         try:
-            await self._first_of(working, watching)
-            await self._first_of(asyncio.ensure_future(self._settled()), watching)
-            await self._first_of(asyncio.ensure_future(asyncio.sleep(GRACE_SECONDS)), watching)
+            await self._do(watching, self._send(settings, ids), injector.run(self.faults, self._start))
+            await self._do(watching, self._settled())
+            await self._do(watching, asyncio.sleep(GRACE_SECONDS))
         finally:
-            for task in (working, *watching):
-                task.cancel()
-            await asyncio.gather(working, *watching, return_exceptions=True)
+            await _cancel(watching)
 
-    async def _first_of(self, work: asyncio.Future[Any], watching: list[asyncio.Future[Any]]) -> None:
-        """Wait for the work; what watches never returns, and raises what makes waiting pointless."""
+    async def _do(self, watching: Sequence[asyncio.Future[Any]], *works: Awaitable[Any]) -> None:
+        """Wait for all works; what watches never returns, and raises what makes waiting pointless."""
+        left = {asyncio.ensure_future(work) for work in works}
         try:
-            done, _ = await asyncio.wait([work, *watching], return_when=asyncio.FIRST_COMPLETED)
-            for task in done:
-                task.result()
+            while left:
+                done, _ = await asyncio.wait([*left, *watching], return_when=asyncio.FIRST_COMPLETED)
+                for task in done:
+                    task.result()
+                left -= done
         finally:
-            work.cancel()
+            await _cancel(left)
 
     async def _send(self, settings: Settings, ids: OwnSchemas) -> None:
         rate = self.plan.events / self._seconds
@@ -200,3 +200,9 @@ class Audit:
         offsets = await committed(config, settings.group("delivery"), topics)
         broker = f"{world.brokers.count} brokers of Apache Kafka"
         return judge(self.plan, kafka, receivers, offsets, self._event_times_ms, injector.made, broker)
+
+
+async def _cancel(tasks: Collection[asyncio.Future[Any]]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
