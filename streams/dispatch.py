@@ -240,6 +240,8 @@ class Dispatch:
             _, lane, order = self._ends.popleft()
             lane.ended(order, again=False)
             self._advance(lane, order.key)
+            if lane.later:
+                self._draw(lane)
         if self._starved:
             self._starved = False
             self._parking.wake_all()
@@ -461,6 +463,8 @@ class Dispatch:
             return
         if not job.intake.ledger.live:
             self._drop(job)
+            if job.order is not None:
+                self._advance(lane, job.order.key)
             return
         if self._limits.origin_rate_max or lane.bucket is not None:
             now = self._clock.monotonic()
@@ -535,6 +539,8 @@ class Dispatch:
             job.intake.in_flight -= 1
             if not job.intake.ledger.live:
                 self._drop(job)
+                if job.order is not None:  # the next epoch may have waited for it
+                    self._advance(lane, job.order.key)
             elif ok:
                 self._counters["delivered"] += 1
                 delivery = job.delivery
@@ -658,7 +664,7 @@ class Dispatch:
         lane.closed_until = max(lane.closed_until, self._clock.monotonic() + wait_s)
         if wait_s > GATE_PARK_S:
             self._clear(lane)
-            self._offer_later(lane, wait_s)
+        self._offer_later(lane, wait_s)  # also where nothing waits here: something may be parked
 
     def _adopt_change(self, lane: Lane, change: Change, now_ms: int) -> tuple[Out, ...]:
         """Act on what changed in an endpoint's health, and make its records."""
@@ -801,9 +807,7 @@ class Dispatch:
         """The subscription or its health is another one: wait or go on."""
         lane.relimit()
         lane.closed_until = 0.0
-        if lane.circuit_timer is not None:
-            lane.circuit_timer.cancel()
-            lane.circuit_timer = None
+        lane.cancel_timers()
         self._watch_circuit(lane)
         if lane.shut:
             disabled = lane.subscription.state == "disabled"
@@ -930,6 +934,7 @@ class Dispatch:
             log.put_back(job.offset, wanted=order is None)
             if order is not None:
                 lane.add_ref(order._replace(due_ms=job.delivery.due_ms), job.offset)
+                lane.later[order.key] = None  # it was its turn, or nearly
             return
         self._counters["parked"] += 1
         if order is not None:
@@ -1064,6 +1069,7 @@ class Dispatch:
         while self._dues and self._dues[0][0] <= now_ms:
             _, subscription_id, key = heapq.heappop(self._dues)
             if (lane := self._lanes.get(subscription_id)) is not None:
+                lane.rouse(key)
                 self._advance(lane, key)
         self._wake_for_dues()
         self._fill()
@@ -1077,11 +1083,14 @@ class Dispatch:
         if order is None or (lane := self._lanes.get(job.delivery.subscription_id)) is None:
             return
         if delivered or again:
-            lane.ended(order, again=again)
+            # Given up meanwhile, it will be seen in the log by another epoch, not by this one.
+            lane.ended(order, again=again and self._intakes.get((job.intake.topic, job.intake.partition)) is job.intake)
             if again:  # the others would wait in memory for long, and hold up their partition
                 for waiting in lane.waiting_jobs(order.key):
                     self._park(waiting, lane)
             self._advance(lane, order.key)
+            if lane.later:
+                self._draw(lane)
         else:
             # Were the next one sent now and this end lost in a crash, this one would be sent again, and might succeed.
             lane.hold_key(order)

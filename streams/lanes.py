@@ -77,7 +77,7 @@ class KeyQueue:
     """What is known to be outstanding for one ordering key of one endpoint, each delivery in exactly one of four
     places. Only the one with the smallest number may be sent."""
 
-    __slots__ = ("due_ms", "jobs", "pipe", "reading", "refs", "running")
+    __slots__ = ("alarm_ms", "due_ms", "jobs", "pipe", "reading", "refs", "running")
 
     def __init__(self) -> None:
         self.jobs: list[Job] = []  # in memory, by number
@@ -86,6 +86,7 @@ class KeyQueue:
         self.running = -1  # the number of the one that is on its way to the endpoint, or next to go
         self.reading: set[int] = set()  # offsets asked for
         self.due_ms: dict[int, int] = {}  # by number, of those in the log that were attempted
+        self.alarm_ms = 0  # when somebody will look again
 
     @property
     def empty(self) -> bool:
@@ -321,12 +322,20 @@ class Lane:
             return _NO_STEP  # it will be seen in the log
         due_ms = queue.due_ms.get(number, 0)
         if due_ms > now_ms:
+            if queue.alarm_ms == due_ms:
+                return _NO_STEP
+            queue.alarm_ms = due_ms
             return Step([], due_ms)
         until = min(first_job, first_sent)
         ahead = [packed & _OFFSET_MASK for packed in queue.refs[:KEY_AHEAD] if packed >> _OFFSET_BITS < until]
         wanted = [offset for offset in ahead if offset not in queue.reading]
         queue.reading.update(wanted)
         return Step(wanted)
+
+    def rouse(self, key: str) -> None:
+        """Somebody looks again, as `advance` has asked."""
+        if (queue := self.keys.get(key)) is not None:
+            queue.alarm_ms = 0
 
     def ended(self, order: Order, *, again: bool) -> None:
         """What became of a delivery of this key is known: it ended, or is to be seen `again` in the log."""
