@@ -89,8 +89,8 @@ async def test_a_second_worker_joins_and_leaves_in_the_middle(kafka: Cluster, pr
     events = [f"evt_{n}" for n in range(1_200)]
     wanted = expected(events, SUBSCRIPTIONS)
     with sink_process() as sink:
-        for subscription in SUBSCRIPTIONS:  # 10 endpoints at 40 deliveries a second each
-            site.subscribe(subscription, sink.url("/slow/50"), max_in_flight=16)
+        for subscription in SUBSCRIPTIONS:  # 10 endpoints at 80 deliveries a second each: 15 s
+            site.subscribe(subscription, sink.url("/slow/200"), max_in_flight=16)
         site.send(events)
         with site.worker_process("w1", log=log) as first:
             until(lambda: sink.total() > 1_000, "it has begun")

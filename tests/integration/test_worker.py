@@ -65,11 +65,12 @@ async def test_failures_go_through_the_tiers_until_they_succeed_or_are_given_up(
         site.subscribe("flaky", sink.url("/flaky/2"), retry_schedule_ms=schedule)
         site.subscribe("dead", sink.url("/status/500"), retry_schedule_ms=schedule)
         site.subscribe("nobody", "http://127.0.0.1:1/", retry_schedule_ms=(1_000,))
-        site.subscribe("gone", sink.url("/status/410"))
-        async with site.worker():
+        site.subscribe("gone", sink.url("/status/410"), max_in_flight=1)  # the first answer disables it
+        async with site.worker() as worker:
             site.send(events)
             await eventually_async(lambda: len(site.dead()) == 60, timeout_s=30)
             await eventually_async(lambda: len(site.attempts()) == 20 * (3 + 3 + 2 + 1), timeout_s=30)
+            assert (worker.counters["dead:gone"], worker.counters["dead:disabled"]) == (1, 19)
     times: dict[str, list[int]] = {}
     outcomes: Counter[tuple[str, int, str]] = Counter()
     for one in site.attempts():
@@ -84,7 +85,8 @@ async def test_failures_go_through_the_tiers_until_they_succeed_or_are_given_up(
         ("dead", 3, "exhausted"): 20,
         ("nobody", 1, "retryable"): 20,
         ("nobody", 2, "exhausted"): 20,
-        ("gone", 1, "rejected"): 20,
+        ("gone", 1, "rejected"): 1,
+        ("gone", 0, "rejected"): 19,
     }
     for starts in times.values():  # jitter only adds, and no tier releases early
         starts.sort()
@@ -92,11 +94,13 @@ async def test_failures_go_through_the_tiers_until_they_succeed_or_are_given_up(
     assert Counter((one["delivery"]["subscription_id"], one["reason"]) for one in site.dead()) == {
         ("dead", "exhausted"): 20,
         ("nobody", "exhausted"): 20,
-        ("gone", "gone"): 20,
+        ("gone", "gone"): 1,
+        ("gone", "disabled"): 19,
     }
     tries = {
         one["delivery"]["subscription_id"]: [(t["status"], t["cause"]) for t in one["delivery"]["attempts"]]
         for one in site.dead()
+        if one["reason"] != "disabled"
     }
     assert tries == {
         "dead": [(500, "")] * 3,
