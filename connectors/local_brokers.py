@@ -56,6 +56,12 @@ REPLICATED: dict[str, str] = {
     "broker.session.timeout.ms": "5000",
     "broker.heartbeat.interval.ms": "1000",
     "controlled.shutdown.retry.backoff.ms": "500",
+    # librdkafka waits two of these intervals for an answer: with `DEVELOPMENT`'s half a second, every pause of a busy
+    # machine would look like a broker that is away.
+    "group.consumer.heartbeat.interval.ms": "2000",
+    "group.consumer.min.heartbeat.interval.ms": "2000",
+    "group.consumer.session.timeout.ms": "9000",
+    "group.consumer.min.session.timeout.ms": "9000",
 }
 
 

@@ -71,7 +71,11 @@ DEVELOPMENT: dict[str, str] = {
 }
 
 #: C1 and the serial collector: 3.3 s to an answer instead of 4.3 to 5.7 s, with 350 MB resident either way.
-JVM_FLAGS = ("-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn")
+JVM_FLAGS = (
+    *("-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-Duser.timezone=UTC"),
+    *("-Dorg.slf4j.simpleLogger.defaultLogLevel=warn", "-Dorg.slf4j.simpleLogger.showDateTime=true"),
+    "-Dorg.slf4j.simpleLogger.dateTimeFormat=HH:mm:ss.SSS",
+)
 
 Progress = Callable[[str], None]
 

@@ -7,7 +7,7 @@ from typing import Any
 from connectors.faulty_receiver import ACCEPTED, REFUSED, Posted
 from streams.cli.audit_books import KafkaBooks, ReceiverBooks
 from streams.cli.audit_faults import Fault, FaultKind, Made
-from streams.cli.audit_judge import Verdict, judge
+from streams.cli.audit_judge import EventPlaces, Verdict, judge
 from streams.cli.audit_plan import Kind, Plan
 
 START_MS = 1_000_000
@@ -93,5 +93,8 @@ class Books:
         receivers.strange(*self.stats)
         receivers.take(self.posts)
         everything = {("deliveries", 0): len(self.deliveries), ("deliveries.retry.1s", 0): len(self.retries)}
-        times_ms = [START_MS - 10] * self.plan.events
-        return judge(self.plan, kafka, receivers, everything | self.committed, times_ms, self.made, "Kafka")
+        events = EventPlaces(self.plan.events)
+        for n in range(self.plan.events):
+            events.times_ms[n], events.partitions[n], events.offsets[n] = START_MS - 10, 0, n
+        everything["events", 0] = self.plan.events
+        return judge(self.plan, kafka, receivers, everything | self.committed, events, self.made, "Kafka")

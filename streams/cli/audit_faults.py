@@ -31,12 +31,12 @@ CLUSTER_FAULTS: tuple[ClusterFault, ...] = get_args(ClusterFault)
 ENDPOINT_FAULTS: tuple[EndpointFault, ...] = get_args(EndpointFault)
 BROKER_FAULTS = frozenset({"broker_restart", "broker_kill"})
 
-#: Seconds: of a worker's absence after a kill, of standing still (the session ends after 6), of a broker's absence (it
+#: Seconds: of a worker's absence after a kill, of standing still (the session ends after 9), of a broker's absence (it
 #: is given up after 5), of a cut that lasts, of an endpoint's trouble.
 SECONDS: dict[FaultKind, tuple[float, float]] = {
     "worker_kill": (0.0, 6.0),
     "worker_freeze": (0.5, 4.0),
-    "worker_freeze_long": (8.0, 14.0),
+    "worker_freeze_long": (11.0, 16.0),
     "worker_join": (0.0, 0.0),
     "worker_leave": (0.0, 0.0),
     "broker_restart": (0.0, 2.0),

@@ -37,6 +37,15 @@ EXPLAINING: tuple[FaultKind, ...] = (
 )
 
 
+class EventPlaces:
+    """Where each event lies, by number: Kafka's timestamp (milliseconds), partition and offset. 0 until it is known."""
+
+    def __init__(self, events: int) -> None:
+        self.times_ms = array("Q", bytes(8 * events))
+        self.partitions = array("H", bytes(2 * events))
+        self.offsets = array("Q", bytes(8 * events))
+
+
 class Row(msgspec.Struct):
     """Sums over deliveries."""
 
@@ -91,12 +100,11 @@ def judge(
     kafka: KafkaBooks,
     receivers: ReceiverBooks,
     committed: Mapping[tuple[str, int], int],
-    event_times_ms: Sequence[int],
+    events: EventPlaces,
     made: Sequence[Made],
     broker: str,
 ) -> Verdict:
-    """The verdict. `committed`: offsets of the delivery group by topic without prefix and partition;
-    `event_times_ms`: Kafka's timestamps by event."""
+    """The verdict. `committed`: offsets of both groups by topic without prefix and partition."""
     rows: dict[Kind, Row] = {}
     for target in plan.targets:
         rows.setdefault(target.kind, Row()).endpoints += 1
@@ -121,7 +129,9 @@ def judge(
                 row.dead += 1
                 if target.ends != "dead":
                     problems.add("ended otherwise", f"{kafka.name(delivery)} is a dead letter, and should be delivered")
-            case end if end == OPEN and not kafka.dead[delivery] and _waits(kafka, delivery, waiting, committed):
+            case end if (
+                end == OPEN and not kafka.dead[delivery] and _waits(kafka, delivery, n, waiting, committed, events)
+            ):
                 row.pending += 1
                 problems.add("pending", kafka.name(delivery))
             case end:
@@ -130,7 +140,7 @@ def judge(
         if not kafka.fanned[delivery]:
             problems.add("not fanned out", kafka.name(delivery))
         if target.kind == "steady" and receivers.first_ms[delivery]:
-            latencies.append(max(0, receivers.first_ms[delivery] - event_times_ms[n]))
+            latencies.append(max(0, receivers.first_ms[delivery] - events.times_ms[n]))
     for delivery in waiting:
         if kafka.ends[delivery]:
             problems.add("parked though ended", kafka.name(delivery))
@@ -171,11 +181,20 @@ def judge(
     return Verdict(result, rows, by_fault, _sentences(problems, result))
 
 
-def _waits(kafka: KafkaBooks, delivery: int, parked: set[int], committed: Mapping[tuple[str, int], int]) -> bool:
+def _waits(
+    kafka: KafkaBooks,
+    delivery: int,
+    n: int,
+    parked: set[int],
+    committed: Mapping[tuple[str, int], int],
+    events: EventPlaces,
+) -> bool:
     """Whether something in Kafka still leads to its next attempt."""
     if delivery in parked:
         return True
     places: list[Place] = kafka.carried.get(delivery, [])
+    if not kafka.fanned[delivery]:
+        places = [("events", events.partitions[n], events.offsets[n])]
     return any(offset >= committed.get((topic, partition), 0) for topic, partition, offset in places)
 
 

@@ -12,16 +12,16 @@ from typing import Any
 
 from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
 
-from connectors.admin import silent_logger, unavailable
+from connectors.admin import REQUEST_SECONDS, connected, silent_logger, unavailable
 from connectors.feed import Reader
 from schemas import codec
 from schemas.delivery import dead_letter_schema
 from schemas.topics import Topics
 from streams.cli.audit_books import KafkaBooks
 from streams.cli.running import CommandError
+from streams.settings import Settings
 
 FINISHED_HEADER = "distributary-finished"
-_REQUEST_SECONDS = 10.0
 
 Take = Callable[[Message], None]
 
@@ -94,19 +94,25 @@ async def read(config: dict[str, Any], takes: dict[str, Take], *, follow: bool) 
             yield
 
 
-async def committed(config: dict[str, Any], group: str, topics: Topics) -> dict[tuple[str, int], int]:
-    """The group's offsets, by topic without prefix and partition."""
-    names = [topics.deliveries, topics.parked, *topics.tiers.values()]
-    return await asyncio.to_thread(_committed, config, group, names, topics.partitions, len(topics.prefix))
+async def committed(config: dict[str, Any], settings: Settings) -> dict[tuple[str, int], int]:
+    """The offsets of both groups, by topic without prefix and partition."""
+    topics = settings.topics
+    followed = {
+        settings.group("fan-out"): [topics.events],
+        settings.group("delivery"): [topics.deliveries, topics.parked, *topics.tiers.values()],
+    }
+    found: dict[tuple[str, int], int] = {}
+    for group, names in followed.items():
+        places = [TopicPartition(name, number) for name in names for number in range(topics.partitions)]
+        for each in await asyncio.to_thread(_committed, config, group, places):
+            found[each.topic[len(topics.prefix) :], each.partition] = each.offset
+    return found
 
 
-def _committed(
-    config: dict[str, Any], group: str, names: Sequence[str], partitions: int, prefix: int
-) -> dict[tuple[str, int], int]:
+def _committed(config: dict[str, Any], group: str, places: list[TopicPartition]) -> list[TopicPartition]:
     consumer = Consumer({**config, "group.id": group}, logger=silent_logger())
     try:
-        places = [TopicPartition(name, number) for name in names for number in range(partitions)]
-        found = consumer.committed(places, _REQUEST_SECONDS)
+        found = consumer.committed(places, REQUEST_SECONDS)
     except KafkaException as error:
         raise unavailable(config, error.args[0]) from None
     finally:
@@ -114,4 +120,30 @@ def _committed(
     for each in found:
         if each.error is not None:
             raise CommandError(f"Kafka does not say where {group} is in {each.topic}: {each.error.str()}")
-    return {(each.topic[prefix:], each.partition): each.offset for each in found if each.offset >= 0}
+    return [each for each in found if each.offset >= 0]
+
+
+async def group_states(config: dict[str, Any], groups: Sequence[str]) -> list[str]:
+    """Who has which partitions, a line for each member: for those who must find out why nothing moves."""
+    return await asyncio.to_thread(_group_states, config, groups)
+
+
+def _group_states(config: dict[str, Any], groups: Sequence[str]) -> list[str]:
+    admin = connected(config)
+    lines = []
+    for group, future in admin.describe_consumer_groups(list(groups), request_timeout=REQUEST_SECONDS).items():
+        try:
+            found = future.result()
+        except KafkaException as error:
+            lines.append(f"{group}: {error.args[0].str()}")
+            continue
+        lines.append(f"{group}: {found.state.name}, coordinator {found.coordinator}")
+        for member in found.members:
+            places = member.assignment.topic_partitions if member.assignment else []
+            wanted = member.target_assignment.topic_partitions if member.target_assignment else []
+            lines.append(f"  {member.member_id} {member.client_id} {_places(places)}; is to have {_places(wanted)}")
+    return lines
+
+
+def _places(places: Sequence[TopicPartition]) -> str:
+    return " ".join(sorted(f"{each.topic}[{each.partition}]" for each in places)) or "nothing"

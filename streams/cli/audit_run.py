@@ -19,9 +19,9 @@ from schemas.event import encode_event
 from streams.cli.audit_books import KafkaBooks, ReceiverBooks
 from streams.cli.audit_faults import schedule
 from streams.cli.audit_inject import Injector
-from streams.cli.audit_judge import Verdict, judge
+from streams.cli.audit_judge import EventPlaces, Verdict, judge
 from streams.cli.audit_plan import Plan, number_in
-from streams.cli.audit_read import carriers, committed, ends, read
+from streams.cli.audit_read import carriers, committed, ends, group_states, read
 from streams.cli.audit_view import show_progress
 from streams.cli.audit_world import Workers, World, open_world
 from streams.cli.options import load_settings, open_registry
@@ -29,7 +29,7 @@ from streams.cli.output import note
 from streams.cli.running import CommandError
 from streams.cli.values import subscription_value
 from streams.settings import Settings
-from streams.wiring import OwnSchemas, client_config, register_own_schemas
+from streams.wiring import ROLES, OwnSchemas, client_config, register_own_schemas
 
 PARTITIONS = 8
 #: Deliveries that do not move for so long will not move: what is open then is pending or lost.
@@ -61,7 +61,7 @@ class Audit:
         self._seconds = asked.minutes * 60
         self.plan = Plan(asked.seed, asked.deliveries)
         self.faults = schedule(asked.seed, asked.faults, self._seconds, asked.workers, asked.brokers, self.plan.targets)
-        self._event_times_ms = [0] * self.plan.events
+        self._places = EventPlaces(self.plan.events)
         #: What Kafka has so far; read again from scratch in the end.
         self._live = KafkaBooks(self.plan)
         self._sent = 0
@@ -123,7 +123,7 @@ class Audit:
         watching: list[asyncio.Future[Any]] = [asyncio.ensure_future(watch) for watch in watches]
         try:
             await self._do(watching, self._send(settings, ids), injector.run(self.faults, self._start))
-            await self._do(watching, self._settled())
+            await self._do(watching, self._settled(settings))
             await self._do(watching, asyncio.sleep(GRACE_SECONDS))
         finally:
             await _cancel(watching)
@@ -155,7 +155,12 @@ class Audit:
     def _acked(self, message: Message) -> None:
         value = message.value()
         assert isinstance(value, bytes)
-        self._event_times_ms[number_in(value)] = message.timestamp()[1]
+        n, partition, offset = number_in(value), message.partition(), message.offset()
+        assert partition is not None
+        assert offset is not None
+        self._places.times_ms[n] = message.timestamp()[1]
+        self._places.partitions[n] = partition
+        self._places.offsets[n] = offset
 
     async def _follow(self, settings: Settings) -> None:
         """Keep the books up to date. Never returns."""
@@ -167,7 +172,7 @@ class Audit:
                 note(f"reading again from the beginning: {error}", style="yellow")
                 self._live = KafkaBooks(self.plan)
 
-    async def _settled(self) -> None:
+    async def _settled(self, settings: Settings) -> None:
         """Wait until every delivery has its end, or nothing has moved for long."""
         seen, since = self._live.records, self._clock.monotonic()
         while self._live.open and self._clock.monotonic() < since + STALLED_SECONDS:
@@ -176,6 +181,8 @@ class Audit:
                 seen, since = self._live.records, self._clock.monotonic()
         if self._live.open:
             note(f"{self._live.open} deliveries have no end, and nothing moves", style="red")
+            states = await group_states(client_config(settings), [settings.group(role) for role in ROLES])
+            (self._folder / "groups.txt").write_text("\n".join(states) + "\n")
 
     async def _show(self, workers: Workers) -> None:
         """Now and then. Never returns."""
@@ -197,9 +204,9 @@ class Audit:
         receivers = ReceiverBooks(self.plan)
         receivers.strange(stats["strange"], stats["unsigned"])
         await asyncio.to_thread(lambda: receivers.take(read_posts(world.posts)))
-        offsets = await committed(config, settings.group("delivery"), topics)
+        offsets = await committed(config, settings)
         broker = f"{world.brokers.count} brokers of Apache Kafka"
-        return judge(self.plan, kafka, receivers, offsets, self._event_times_ms, injector.made, broker)
+        return judge(self.plan, kafka, receivers, offsets, self._places, injector.made, broker)
 
 
 async def _cancel(tasks: Collection[asyncio.Future[Any]]) -> None:

@@ -127,6 +127,17 @@ def test_what_was_never_tried_is_pending_while_its_offset_is_not_committed(books
     assert (result.pending, result.lost) == (1, 0)
 
 
+def test_what_was_not_fanned_out_is_pending_while_its_event_is_not_committed(books: Books) -> None:
+    delivery = forgotten(books)
+    books.without(books.deliveries, delivery)
+    n, _ = plan().place(delivery)
+    assert books.verdict().result.lost == 1
+    books.committed["events", 0] = n
+    verdict = books.verdict()
+    assert (verdict.result.pending, verdict.result.lost) == (1, 0)
+    assert verdict.problems[0].startswith("1 not fanned out")
+
+
 def test_what_failed_is_pending_with_the_retry_of_its_last_attempt(books: Books) -> None:
     delivery = forgotten(books)
     for attempt in (1, 2):
