@@ -341,7 +341,6 @@ class Dispatch:
             self._bury(job, self._clock.now_ms(), "disabled", "the subscription is disabled")
         else:
             self._enqueue(job, subscription)
-            self._fill()
 
     def _enqueue(self, job: Job, subscription: Subscription) -> None:
         """Into its lane, or into the log."""
@@ -397,7 +396,7 @@ class Dispatch:
     # --- turns ------------------------------------------------------------------------------------
 
     def _offer(self, lane: Lane) -> None:
-        """Into the line of lanes that can start something, unless it cannot."""
+        """Into the line of lanes that can start something, unless it cannot. Whoever stands there is served soon."""
         if lane.ready or lane.shut or lane.in_flight >= lane.limit or not (lane.fresh or lane.late):
             return
         if lane.bucket is not None or lane.closed_until:
@@ -418,6 +417,7 @@ class Dispatch:
         if lane.turn() is not None:
             lane.ready = True
             self._fair.offer(lane)
+            self._fill_later()
 
     def _offer_later(self, lane: Lane, wait_s: float) -> None:
         if lane.timer is None:
@@ -432,25 +432,34 @@ class Dispatch:
         self._offer(lane)
         if lane.parked:
             self._draw(lane)
-        self._fill()
 
     def _fill(self) -> None:
         """Start deliveries, lanes in their turns, while the worker has places."""
         fair, limit = self._fair, self._limits.in_flight_max
-        while self._in_flight < limit and not self._stopping:
-            lane = fair.take()
-            if lane is None:
-                return
-            lane.ready = False
-            free = limit - self._in_flight
-            if free <= limit // RESERVE and lane.in_flight and lane.in_flight >= free // FREE_SHARE:
-                self._choked.append(lane)
-                continue
-            self._start(lane)
-            self._offer(lane)
+        self._filling = True  # whoever is offered meanwhile has his turn here
+        try:
+            while self._in_flight < limit and not self._stopping:
+                lane = fair.take()
+                if lane is None:
+                    return
+                lane.ready = False
+                free = limit - self._in_flight
+                if free <= limit // RESERVE and lane.in_flight and lane.in_flight >= free // FREE_SHARE:
+                    self._choked.append(lane)
+                    continue
+                self._start(lane)
+                self._offer(lane)
+        finally:
+            self._filling = False
+
+    def _fill_later(self) -> None:
+        """Once for all that comes in this turn of the loop: requests leave in bursts, which wakes the receivers, and
+        us, less often. It saves a fifth of a delivery's cost."""
+        if not self._filling:
+            self._filling = True
+            asyncio.get_running_loop().call_soon(self._fill_soon)
 
     def _fill_soon(self) -> None:
-        self._filling = False
         if self._choked:
             choked, self._choked = self._choked, []
             for lane in choked:
@@ -553,11 +562,7 @@ class Dispatch:
         self._offer(lane)
         if lane.parked and lane.held <= lane.limit:
             self._draw(lane)
-        if not self._filling:
-            # Once for all answers of this turn of the loop: requests leave in bursts, which wakes the receivers, and
-            # us, less often. It saves a fifth of a delivery's cost.
-            self._filling = True
-            asyncio.get_running_loop().call_soon(self._fill_soon)
+        self._fill_later()
         if self._admitted <= self._admit_below or self._giving_up:
             self._changed.set()
 
@@ -732,7 +737,6 @@ class Dispatch:
             self._advance(lane, key)
         self._offer(lane)
         self._draw(lane)
-        self._fill()
 
     def _clear(self, lane: Lane) -> None:
         """Nothing of a lane waits in memory any more."""
@@ -834,7 +838,6 @@ class Dispatch:
             self._look_at_order(intake.partition)
         if self._expiry is None:
             self._expiry = asyncio.get_running_loop().call_later(EXPIRY_EVERY_S, self._look_for_expired)
-        self._fill()
 
     def _lane(self, subscription_id: str) -> Lane | None:
         """The lane of a subscription; None when it is gone, or cannot be sent to."""
@@ -919,9 +922,6 @@ class Dispatch:
         else:
             lane.put_ordered(job, order)
             self._advance(lane, order.key)
-        if not self._filling:
-            self._filling = True
-            asyncio.get_running_loop().call_soon(self._fill_soon)
 
     def _park(self, job: Job, lane: Lane) -> None:
         """Into the log, without spending an attempt; what came from there stays where it is."""
@@ -1072,7 +1072,6 @@ class Dispatch:
                 lane.rouse(key)
                 self._advance(lane, key)
         self._wake_for_dues()
-        self._fill()
 
     # --- ends -------------------------------------------------------------------------------------
 
