@@ -189,8 +189,8 @@ def _read_delivery(value: bytes, start: int) -> tuple[Delivery, int]:
     return delivery, end
 
 
-#: Set in the first five bytes of a varint of six, and not in the sixth.
-_SIX_BYTES_MASK, _SIX_BYTES = 0x808080808080, 0x008080808080
+#: Of two varints of six bytes, one after the other: the bits that are set in all bytes but the last of each.
+_TWO_TIMES_MASK, _TWO_TIMES = 0x808080808080808080808080, 0x008080808080008080808080
 
 
 def _skip_facts(value: bytes, at: int) -> int:
@@ -204,17 +204,21 @@ def _skip_facts(value: bytes, at: int) -> int:
             at += length
         else:
             at += 1 + (twice >> 1)
-    for _ in range(2):
-        if int.from_bytes(value[at : at + 6], "little") & _SIX_BYTES_MASK == _SIX_BYTES:
-            at += 6  # a time of our days in milliseconds
-        else:
-            _, at = get_long(value, at)
+    if int.from_bytes(value[at : at + 12], "little") & _TWO_TIMES_MASK == _TWO_TIMES:
+        at += 12  # times of our days in milliseconds
+    else:
+        _, at = get_long(value, at)
+        _, at = get_long(value, at)
     branch = value[at]
     at += 1
     if branch:
         if branch != 2:
             raise UndecodableError("avro", f"union branch byte {branch:#04x} does not exist")
-        length, at = get_long(value, at)
+        twice = value[at]
+        if twice & 0x81:
+            length, at = get_long(value, at)
+        else:
+            length, at = twice >> 1, at + 1
         if length < 0 or at + length > len(value):
             raise IndexError("a length that points past the end")
         at += length
@@ -294,10 +298,11 @@ def encode_attempt(header: bytes, delivery: Delivery, attempt: Attempt) -> bytes
             put_long(attempt.started_ms),
             put_long(attempt.duration_us),
             put_long(attempt.status),
-            put_string(attempt.cause),
-            put_string(attempt.detail),
-            put_bytes(attempt.excerpt),
-            put_long(attempt.due_ms),
+            # What is delivered has none of these: a third of what the record costs.
+            put_string(attempt.cause) if attempt.cause else _ZERO,
+            put_string(attempt.detail) if attempt.detail else _ZERO,
+            put_bytes(attempt.excerpt) if attempt.excerpt else _ZERO,
+            put_long(attempt.due_ms) if attempt.due_ms else _ZERO,
         )
     )
 
