@@ -75,13 +75,15 @@ class DispatchLimits(msgspec.Struct, frozen=True, kw_only=True):
     A worker that has had no room for `relief_after_s` parks what a lane holds beyond what it serves in `lane_s`
     seconds, and goes on doing so for as long as the lane does not keep up: an endpoint that hangs or crawls fills its
     own lane, not the worker. `admitted_max` deliveries and `read_max` parked ones are in memory at a time, with
-    `admitted_bytes_max` of bodies each. `origin_rate_max` is POSTs a second to each scheme, host and port, 0 for none.
+    `admitted_bytes_max` of bodies each; nothing is POSTed while `unsettled_max` records wait to be durable.
+    `origin_rate_max` is POSTs a second to each scheme, host and port, 0 for none.
     """
 
     in_flight_max: int = 1_024
     admitted_max: int = 4_000
     admitted_bytes_max: int = 64 << 20
     read_max: int = 1_000
+    unsettled_max: int = 1_000
     lanes_max: int = 20_000
     relief_after_s: float = 0.5
     lane_s: float = 5.0
@@ -240,11 +242,12 @@ class Dispatch:
             _, lane, order = self._ends.popleft()
             lane.ended(order, again=False)
             self._advance(lane, order.key)
-            if lane.later:
-                self._draw(lane)
+            self._draw_later(lane)
         if self._starved:
             self._starved = False
             self._parking.wake_all()
+        if self._fair:
+            self._fill_later()
         self._changed.set()
 
     # --- relief -----------------------------------------------------------------------------------
@@ -439,6 +442,8 @@ class Dispatch:
         self._filling = True  # whoever is offered meanwhile has his turn here
         try:
             while self._in_flight < limit and not self._stopping:
+                if self._settler.backlog >= self._limits.unsettled_max:
+                    return  # until that is durable: what a crash repeats is bounded, also while Kafka does not answer
                 lane = fair.take()
                 if lane is None:
                     return
@@ -560,7 +565,7 @@ class Dispatch:
                 self._judge(lane, job, started_ms, result, notes)
                 notes = ()
         self._offer(lane)
-        if lane.parked and lane.held <= lane.limit:
+        if lane.parked and lane.low:
             self._draw(lane)
         self._fill_later()
         if self._admitted <= self._admit_below or self._giving_up:
@@ -781,8 +786,7 @@ class Dispatch:
         now_ms = self._clock.now_ms()
         for job in lane.flush():
             self._cancel(job, now_ms)
-        for intake in self._parking.holders(lane.subscription.id):
-            self._loosen(intake, lane.subscription.id)
+        self._loosen(lane.subscription.id)
 
     def _change_lane(self, lane: Lane, new: Subscription) -> None:
         old = lane.subscription
@@ -794,6 +798,7 @@ class Dispatch:
             lane.cancel_timers()
             for job in lane.flush():
                 self._bury(job, now_ms, "invalid_endpoint", str(error))
+            self._loosen(new.id)
             return
         lane.adopt(new, route)
         if new.url != old.url:
@@ -803,8 +808,7 @@ class Dispatch:
             lane.keys.clear()
             for job in jobs:
                 self._park(job._replace(order=None), lane)
-            for intake in self._parking.holders(new.id):
-                self._loosen(intake, new.id)
+            self._loosen(new.id)
         self._reopen(lane)
 
     def _reopen(self, lane: Lane) -> None:
@@ -877,10 +881,12 @@ class Dispatch:
             return 0 if lane.held or lane.in_flight else 1
         if lane.closed_until - self._clock.monotonic() > GATE_PARK_S / 2:
             return 0
-        if lane.subscription.ordered:  # what is asked for is what can be sent next
-            return min(room, max(1, ORDERED_HELD_MAX - lane.held))
-        ahead = min(max(4 * lane.limit, 2 * lane.subscription.batch_max, AHEAD_MIN), AHEAD_MAX)
-        return min(room, ahead - lane.held)
+        if lane.subscription.ordered:
+            most, has = ORDERED_HELD_MAX, lane.held
+        else:
+            most, has = min(max(4 * lane.limit, 2 * lane.subscription.batch_max, AHEAD_MIN), AHEAD_MAX), len(lane.late)
+        # Nobody takes all of the room: there is some for one more, as there is of a worker's places.
+        return min(most, max(room // FREE_SHARE, 1)) - has
 
     def _taken(self, intake: Intake, record: Record, subscription_id: str, order: Order | None) -> None:
         """A parked record was read."""
@@ -898,14 +904,19 @@ class Dispatch:
         self._read_bytes += len(delivery.body)
         subscription = self._table.get(subscription_id)
         lane = self._lane(subscription_id)
-        if subscription is None or not subscription.ordered:
+        assert intake.log is not None
+        lot = intake.log.lots[subscription_id]
+        expired = 0 < record.timestamp()[1] < now_ms - PARKED_MS_MAX
+        if order is not None and (lot.loose or expired):
+            self._gone(subscription_id, record.offset(), order)
+        if subscription is None or not subscription.ordered or lot.loose:
             order = None
         job = Job(delivery, intake, record.offset(), order)
         if subscription is None:
             self._cancel(job, now_ms)
-        elif 0 < record.timestamp()[1] < now_ms - PARKED_MS_MAX:
-            if lane is not None and order is not None:
-                lane.unref(order, record.offset())
+        elif expired:
+            if not lot.wanted:
+                lot.want_first()
             self._bury(job, now_ms, "expired", f"parked for more than {PARKED_MS_MAX // 86_400_000} days")
         elif lane is None:
             self._bury(job, now_ms, "invalid_endpoint", "the endpoint's URL or headers cannot be used")
@@ -947,15 +958,16 @@ class Dispatch:
         self._expiry = None
         if self._stopping:
             return
-        for intake, name in self._parking.expired(self._clock.now_ms() - PARKED_MS_MAX):
-            self._loosen(intake, name)
+        for intake, lot in self._parking.expired(self._clock.now_ms() - PARKED_MS_MAX):
+            lot.want_first()
             self._parking.wake(intake)
         self._expiry = asyncio.get_running_loop().call_later(EXPIRY_EVERY_S, self._look_for_expired)
 
-    def _loosen(self, intake: Intake, subscription_id: str) -> None:
-        """Ordered records are to be read without regard to their order: they expired, or it counts no more."""
-        assert intake.log is not None
-        if (lot := intake.log.lots.get(subscription_id)) is not None:
+    def _loosen(self, subscription_id: str) -> None:
+        """Ordered records are to be read without regard to their order: it counts no more."""
+        for intake in self._parking.holders(subscription_id):
+            assert intake.log is not None
+            lot = intake.log.lots[subscription_id]
             lot.loose = lot.ordered is not None
 
     # --- order ------------------------------------------------------------------------------------
@@ -976,7 +988,8 @@ class Dispatch:
         """An ordered record was seen in the log."""
         lane = self._lane(subscription_id)
         if lane is None or not lane.subscription.ordered:
-            self._loosen(intake, subscription_id)
+            assert intake.log is not None
+            intake.log.lots[subscription_id].loose = True
             return
         if lane.partition < 0:
             lane.partition = intake.partition
@@ -1016,6 +1029,11 @@ class Dispatch:
                 lot.wanted.update(step.read)
                 self._parking.wake(intake)
         self._offer(lane)
+
+    def _draw_later(self, lane: Lane) -> None:
+        """Keys may have waited for others of their lane, which ended without an answer that would look at them."""
+        if lane.later and lane.low:
+            self._draw(lane)
 
     def _few_wanted(self, lane: Lane) -> bool:
         intake = self._parking.intake(lane.partition)
@@ -1088,8 +1106,7 @@ class Dispatch:
                 for waiting in lane.waiting_jobs(order.key):
                     self._park(waiting, lane)
             self._advance(lane, order.key)
-            if lane.later:
-                self._draw(lane)
+            self._draw_later(lane)
         else:
             # Were the next one sent now and this end lost in a crash, this one would be sent again, and might succeed.
             lane.hold_key(order)

@@ -206,6 +206,12 @@ class Lane:
         return len(self.fresh) + len(self.late) + self.waiting
 
     @property
+    def low(self) -> bool:
+        """Whether it is time to read on, of what is parked. A plain lane's first attempts do not count: late ones have
+        a share of their own."""
+        return (self.held if self.subscription.ordered else len(self.late)) <= self.limit
+
+    @property
     def idle(self) -> bool:
         """Nothing would be lost with it, but for its health, which is stored."""
         return not (self.fresh or self.late or self.in_flight or self.keys or self.parked)

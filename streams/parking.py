@@ -128,13 +128,13 @@ class Parking:
         """Where something of the subscription is parked."""
         return [one for one in self._intakes.values() if one.log is not None and subscription_id in one.log.lots]
 
-    def expired(self, before_ms: int) -> list[tuple[Intake, str]]:
-        """(intake, subscription id) of lots with a record that may be older."""
+    def expired(self, before_ms: int) -> list[tuple[Intake, Lot]]:
+        """Lots with a record that may be older."""
         return [
-            (intake, name)
+            (intake, lot)
             for intake in self._intakes.values()
             if intake.log is not None
-            for name, lot in intake.log.lots.items()
+            for lot in intake.log.lots.values()
             if lot.since_ms and lot.since_ms < before_ms
         ]
 

@@ -125,7 +125,7 @@ class Lot:
         self.opened: set[int] = set()  # read, and not finished
         self.wanted: set[int] = set()  # to be read, whatever the cursor says
         self.ordered: Outstanding | None = None  # every unfinished ordered record
-        self.loose = False  # all ordered records are wanted, a few at a time: their order counts no more
+        self.loose = False  # its order counts no more: ordered records are wanted too, a few at a time
 
     @property
     def unread(self) -> bool:
@@ -135,19 +135,20 @@ class Lot:
     def start_from(self, at: int) -> int:
         """The first offset from `at` on where something is to be read; far away when there is none."""
         if self.loose and not self.wanted:
-            self._want_more()
+            self.want_first()
+            self.loose = bool(self.wanted)
         start = self.cursor if at <= self.cursor <= self.last else _NOWHERE
         if self.wanted:
             start = min(start, min((offset for offset in self.wanted if offset >= at), default=_NOWHERE))
         return start
 
-    def _want_more(self) -> None:
+    def want_first(self) -> None:
+        """Ask for the first ordered records, whatever their order is."""
         for offset in self.ordered or ():
             if offset not in self.opened:
                 self.wanted.add(offset)
                 if len(self.wanted) >= _WANTED_AHEAD:
                     return
-        self.loose = bool(self.wanted)
 
     @property
     def floor(self) -> int:
