@@ -3,16 +3,22 @@ ever stuck, and no key waits for another."""
 
 from __future__ import annotations
 
+import asyncio
 import random
-from collections import defaultdict
+from collections import Counter, defaultdict
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 
 from schemas.post import PostResult
+from schemas.subscription import Subscription
+from streams.core.parked import Order
 from tests.unit.dispatch_town import Post, Town, fresh, id_of, ok, status
 from tests.unit.stages import TOPICS, subscription
 from tests.unit.virtual import passing, until, virtual
 
+REFUSED = PostResult(0, 1, "connect_failed")
 SCHEDULE_MS = (1_000, 2_000, 4_000, 4_000, 4_000, 4_000, 4_000, 4_000, 4_000, 4_000, 4_000, 4_000)
 
 
@@ -98,3 +104,268 @@ def test_the_order_of_each_key_survives_everything(seed: int) -> None:
         )
 
     run()
+
+
+def ordered(**fields: Any) -> Subscription:
+    return subscription(**{"ordered": True, "max_in_flight": 4, "retry_schedule_ms": SCHEDULE_MS} | fields)
+
+
+def fails(*numbers: int, until_s: float = 1e9) -> Callable[[Post], tuple[float, PostResult] | None]:
+    """An endpoint that refuses these deliveries until a time."""
+    bodies = {b"%d" % number for number in numbers}
+
+    def endpoint(post: Post) -> tuple[float, PostResult] | None:
+        return status(400) if post.body in bodies and post.at_s < until_s else ok(post)
+
+    return endpoint
+
+
+def taken(town: Town) -> list[int]:
+    """The numbers that were taken, in their order."""
+    return [int(post.body) for post in town.posts if town.answers.get(post.number, REFUSED).status == 204]
+
+
+# --- keys do not wait for each other ----------------------------------------------------------------------------------
+
+
+@virtual
+async def test_thousands_behind_a_failing_one_hold_neither_other_keys_nor_their_partition() -> None:
+    town = Town(fails(0, until_s=300))
+    town.table.put(ordered(retry_schedule_ms=(10_000,) * 50))
+    worker = await town.worker()
+    town.send(fresh(0, subject="a"))
+    for start in range(1, 3_001, 100):
+        town.send(*(fresh(number, subject="a") for number in range(start, start + 100)))
+        town.send(fresh(10_000 + start, subject="b"))
+        await passing(0.5)
+    await until(lambda: len(taken(town)) == 30, 10, "the other key flows")
+    assert town.waiting() == 0
+    assert worker.stage._admitted + worker.stage._read == 0
+    assert len(worker.stage._dues) <= 2
+    assert len(town.parked()) == 3_001
+    await town.done(900)
+    assert [number for number in taken(town) if number < 10_000] == list(range(3_001))
+    assert set(town.delivered().values()) == {1}
+    # Each was written to the log once, but for the first: that, once an attempt.
+    assert len(town.ever_parked()) <= 3_001 + len(town.posted()[id_of(0)])
+
+
+@virtual
+async def test_more_keys_than_are_read_at_a_time_all_get_their_turn() -> None:
+    """All fail at first, so that a thousand keys wait in the log for the same moment."""
+    down = True
+
+    def endpoint(post: Post) -> tuple[float, PostResult] | None:
+        return status(400) if down else ok(post)
+
+    town = Town(endpoint)
+    town.table.put(ordered(retry_schedule_ms=(60_000, 60_000, 60_000), max_in_flight=2))
+    worker = await town.worker()
+    for number in range(3_000):
+        town.send(fresh(number, subject=str(number % 1_000)))
+    await until(lambda: len(town.posts) == 1_000 and len(town.parked()) == 3_000 and not town.waiting(), 30)
+    down = False
+    most = 0
+    while not town.settled():
+        await passing(0.25)
+        most = max(most, worker.stage._read)
+        assert asyncio.get_running_loop().time() < 200
+    assert most <= 400
+    for key in range(1_000):
+        assert [number for number in taken(town) if number % 1_000 == key] == [key, key + 1_000, key + 2_000]
+
+
+@virtual
+async def test_what_relief_has_put_back_comes_again() -> None:
+    """Retries of many keys are in memory when a worker runs out of room, and are put back into the log."""
+    slow = False
+
+    def endpoint(post: Post) -> tuple[float, PostResult] | None:
+        if not slow:
+            return status(400)
+        return (2.0, PostResult(204, 1)) if "sub-1" in post.url else None
+
+    town = Town(endpoint)
+    town.table.put(ordered(retry_schedule_ms=(5_000,) * 10, max_in_flight=1))
+    town.table.put(subscription("full", max_in_flight=1, timeout_ms=60_000))
+    worker = await town.worker(admitted_max=20, relief_after_s=0.1)
+    town.send(*(fresh(number, subject=str(number)) for number in range(60)))
+    await until(lambda: len(town.parked()) == 60, 10)
+    slow = True
+    await passing(5)
+    assert worker.stage._read > 10
+    town.send(*(fresh(1_000 + number, "full") for number in range(100)))
+    await until(lambda: len(taken(town)) == 60, 300)
+    assert worker.counters["parked"] >= 50  # there was relief
+
+
+# --- rebalances -------------------------------------------------------------------------------------------------------
+
+
+@virtual
+async def test_a_failure_that_ends_while_its_partition_is_given_up_blocks_nothing_when_it_returns() -> None:
+    town = Town(lambda post: (1.0, PostResult(400, 1)) if post.at_s < 2 else ok(post))
+    town.table.put(ordered())
+    first = await town.worker([0])
+    town.send(fresh(1, subject="a"))
+    await until(lambda: town.posts)
+    await first.give_up([0], 5)
+    second = await town.worker([0])
+    await until(lambda: town.delivered()[id_of(1)] == 1)
+    await second.give_up([0], 5)
+    await first.publisher.start()
+    first.assign([0])
+    town.send(fresh(2, subject="a"))
+    await until(lambda: town.delivered()[id_of(2)] == 1)
+
+
+@virtual
+async def test_a_post_of_a_lost_epoch_holds_its_key_until_it_ends() -> None:
+    town = Town(lambda post: (5.0, PostResult(204, 1)) if post.number == 0 else ok(post))
+    town.table.put(ordered())
+    worker = await town.worker([0])
+    town.send(fresh(1, subject="a"), fresh(2, subject="a"), fresh(3, subject="b"))
+    await until(lambda: town.posts)
+    worker.lose([0])
+    worker.assign([0])
+    await until(lambda: town.delivered()[id_of(3)] == 1, 3)
+    assert town.delivered()[id_of(2)] == 0
+    await town.done(20)
+    assert [int(post.body) for post in town.posts if post.body != b"3"] == [1, 1, 2]
+
+
+@virtual
+async def test_a_partition_that_comes_back_before_its_fence_did_is_not_waited_for_for_ever() -> None:
+    town = Town()
+    town.table.put(ordered())
+    first = await town.worker([0])
+    town.kafka.answers.clear()
+    town.send(fresh(1, subject="a"))
+    await passing(0.1)
+    first.lose([0])
+    town.kafka.answers.set()
+    await passing(0.1)
+    first.assign([0])
+    await town.done(20)
+    assert taken(town) == [1]
+
+
+@virtual
+async def test_what_another_worker_has_parked_goes_first() -> None:
+    town = Town(fails(1, until_s=30))
+    town.table.put(ordered())
+    first = await town.worker([0])
+    town.send(fresh(1, subject="a"), fresh(2, subject="a"))
+    await until(lambda: len(town.parked()) == 2)
+    first.kill()
+    town.lag_s = lambda topic: 3.0 if topic == TOPICS.parked else 0.0
+    await town.worker([0])
+    town.send(fresh(3, subject="a"))
+    await town.done(100)
+    assert taken(town) == [1, 2, 3]
+
+
+# --- what is not in the log as it should be ---------------------------------------------------------------------------
+
+
+@virtual
+async def test_a_record_that_cannot_be_decoded_holds_back_nothing_of_its_key() -> None:
+    town = Town(fails(1, until_s=3))
+    town.table.put(ordered())
+    order = Order("a", 0).header()
+    town.write(TOPICS.parked, b"sub_1", b"not a delivery", [order])
+    town.write(TOPICS.parked, b"sub_1", fresh(7, "sub_2"), [Order("a", 1).header()])
+    await town.worker([0])
+    town.send(*(fresh(number, subject="a") for number in (1, 2, 3)))
+    await town.done(60)
+    assert taken(town) == [1, 2, 3]
+    assert len(town.kafka.records[TOPICS.quarantine]) == 2
+
+
+@virtual
+async def test_ordered_records_lost_to_retention_are_counted_and_hold_back_nothing() -> None:
+    town = Town()
+    town.table.put(ordered(state="paused"))
+    worker = await town.worker([0])
+    town.send(*(fresh(number, subject="a") for number in (1, 2, 3)))
+    await until(lambda: len(town.parked()) == 3)
+    town.kafka.remove(TOPICS.parked, 0, max(stored.offset for stored in town.parked()))
+    town.table.put(ordered())
+    await until(lambda: taken(town) == [3], 60)
+    await until(lambda: not town.parked())
+    assert worker.counters["parked_missing"] == 2
+    lot = worker.stage._parking.intake(0)
+    assert lot is not None
+    assert lot.log is not None
+    assert lot.log.lots == {}
+
+
+# --- changes of the subscription --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("restart", [False, True])
+@pytest.mark.parametrize(
+    ("change", "outcome"),
+    [
+        (None, "cancelled"),
+        ({"url": "http://1.2.3/"}, "rejected"),
+        ({"ordered": False}, "delivered"),
+        ({"url": "https://moved.example/"}, "delivered"),
+    ],
+)
+def test_what_is_parked_in_order_heeds_what_became_of_its_subscription(
+    restart: bool, change: dict[str, Any] | None, outcome: str
+) -> None:
+    @virtual
+    async def run() -> None:
+        town = Town(lambda post: status(400) if "sub-1" in post.url and post.at_s < 30 else ok(post))
+        town.table.put(ordered(retry_schedule_ms=(20_000,) * 5))
+        worker = await town.worker([0])
+        town.send(*(fresh(number, subject="ab"[number % 2]) for number in range(600)))
+        await until(lambda: len(town.parked()) == 600 and not town.waiting())
+        if restart:
+            worker.kill()
+        if change is None:
+            town.table.delete("sub_1")
+        else:
+            town.table.put(ordered(retry_schedule_ms=(20_000,) * 5, **change))
+        if restart:
+            await town.worker([0])
+        await town.done(120)
+        ends = Counter(what for _, what in town.outcomes().elements() if what != "retryable")
+        assert ends == {outcome: 600}
+
+    run()
+
+
+@virtual
+async def test_a_subscription_that_was_deleted_and_made_again_leaves_nothing_behind() -> None:
+    town = Town(lambda post: status(400) if post.at_s < 30 else ok(post))
+    town.table.put(ordered(retry_schedule_ms=(20_000,) * 5))
+    worker = await town.worker([0])
+    town.send(*(fresh(number, subject="ab"[number % 2]) for number in range(1_000)))
+    await until(lambda: len(town.parked()) == 1_000 and not town.waiting())
+    town.table.delete("sub_1")
+    town.table.put(ordered(retry_schedule_ms=(20_000,) * 5))
+    town.send(*(fresh(number, subject="ab"[number % 2]) for number in range(1_000, 1_010)))
+    await town.done(200)
+    assert len(set(town.outcomes()) - {("evt_0", "retryable"), ("evt_1", "retryable")}) >= 1_010
+    assert {count for (_, outcome), count in town.outcomes().items() if outcome == "delivered"} <= {1}
+    assert all(lane.keys == {} for lane in worker.stage._lanes.values())
+
+
+@virtual
+async def test_ordered_deliveries_parked_for_too_long_are_given_up_and_the_others_are_not() -> None:
+    town = Town()
+    town.table.put(ordered(state="paused"))
+    worker = await town.worker([0])
+    town.send(*(fresh(number, subject=str(number % 3)) for number in range(600)))
+    await until(lambda: len(town.parked()) == 600)
+    await passing(7 * 24 * 3600)
+    town.send(*(fresh(number, subject=str(number % 3)) for number in range(600, 605)))
+    await passing(7 * 24 * 3600 + 300)
+    assert worker.counters["dead:expired"] == 600
+    assert len(town.parked()) == 5
+    town.table.put(ordered())
+    await town.done(60)
+    assert sorted(taken(town)) == [600, 601, 602, 603, 604]
