@@ -9,7 +9,7 @@ prints `{"control": port, "ports": [...]}`, a port for each one to forward to. O
 the number of connections that it met:
 
 - `{"do": "cut", "routes": [0, 2]}` resets the connections there, on both sides;
-- `{"do": "refuse", "routes": [...]}` resets them and every new one, until `mend`;
+- `{"do": "refuse", "routes": [...]}` resets them, and nobody listens there until `mend`: as if the process had gone;
 - `{"do": "stall", "routes": [...]}` lets them stand, also new ones, without forwarding, until `mend`;
 - `{"do": "mend", "routes": [...]}` works as before: what stood still goes on.
 """
@@ -27,6 +27,7 @@ import uvloop
 from connectors.control import port_of, take_orders, until_stopped
 
 Mode = Literal["forward", "refuse", "stall"]
+BACKLOG = 1024
 #: l_onoff and l_linger of SO_LINGER: close() sends RST instead of FIN.
 RESET = struct.pack("ii", 1, 0)
 
@@ -38,10 +39,17 @@ class Route:
         self.target = target
         self.mode: Mode = "forward"
         self.ends: set[_End] = set()
+        self._server: Any = None
+        # Keeps the port while nobody listens. A connection that were accepted and reset instead would be no refusal:
+        # clients that see it come again at once, and not later and later.
+        self._place = _bound(0)
 
-    def accept(self) -> _End:
-        """The near end of a new connection."""
-        return _End(self, None)
+    async def listen(self) -> int:
+        """Its port."""
+        port = int(self._place.getsockname()[1])
+        loop = asyncio.get_running_loop()
+        self._server = await loop.create_server(lambda: _End(self, None), sock=_bound(port), backlog=BACKLOG)
+        return port
 
     def cut(self) -> int:
         """Reset every connection; how many there were."""
@@ -52,6 +60,10 @@ class Route:
 
     def set(self, mode: Mode) -> int:
         """Behave so from now on; how many connections there are."""
+        if mode == "refuse" and self.mode != "refuse":
+            self._server.close()
+        elif mode != "refuse" and self.mode == "refuse":
+            self._listening = asyncio.ensure_future(self.listen())
         self.mode = mode
         met = self.cut() if mode == "refuse" else sum(end.near for end in self.ends)
         for end in self.ends:
@@ -76,7 +88,7 @@ class _End(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)  # uvloop's is none of asyncio's classes
         self._route.ends.add(self)
-        if self._route.mode == "refuse":
+        if self._route.mode == "refuse":  # it was in the backlog
             self.reset()
         elif self.near:
             # Later: uvloop starts to read when this returns.
@@ -151,9 +163,7 @@ class Cutter:
 
     async def listen(self) -> list[int]:
         """Start; the ports."""
-        loop = asyncio.get_running_loop()
-        self._servers = [await loop.create_server(route.accept, "127.0.0.1", 0) for route in self.routes]
-        return [port_of(server) for server in self._servers]
+        return [await route.listen() for route in self.routes]
 
     def order(self, order: dict[str, Any]) -> int:
         """Do as ordered; KeyError or ValueError for what makes no sense."""
@@ -170,6 +180,14 @@ class Cutter:
                 return sum(route.set("forward") for route in routes)
             case other:
                 raise ValueError(f"{other!r} is no order")
+
+
+def _bound(port: int) -> socket.socket:
+    sock = socket.socket()
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    sock.bind(("127.0.0.1", port))
+    return sock
 
 
 async def _serve(targets: list[int]) -> None:

@@ -112,8 +112,10 @@ class Injector:
             target = f"b{broker}"
             stop: Callable[[int], None] = brokers.kill if fault.kind == "broker_kill" else brokers.stop
             await asyncio.to_thread(stop, broker)
+            await self._world.cutter.ask({"do": "refuse", "routes": [broker]})
             await asyncio.sleep(fault.for_s)
             await asyncio.to_thread(brokers.start, broker)
+            await self._world.cutter.ask({"do": "mend", "routes": [broker]})
         after = await _whole(brokers, self._clock)
         if before is None or after is None:
             return target, ""

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -104,14 +103,33 @@ async def test_a_cut_resets_what_there_is_on_its_route_and_nothing_else(cable: C
     assert [await ended(each) for each in (other, again)] == ["reset", "reset"]
 
 
+async def until(condition: Callable[[], Awaitable[bool]]) -> None:
+    probe: Callable[[], bool | Awaitable[bool]] = condition
+    await eventually_async(probe)
+
+
+async def refused(cable: Cable) -> bool:
+    return not await listens(cable)
+
+
+async def listens(cable: Cable) -> bool:
+    try:
+        _, writer = await cable.connect()
+    except ConnectionRefusedError:
+        return False
+    writer.close()
+    return True
+
+
 async def test_refusing_lasts_until_it_is_mended(cable: Cable) -> None:
     before = await cable.connect()
     await echoed(before, b"x")
     assert await cable.order("refuse", 0) == 1
     assert await ended(before) == "reset"
-    with contextlib.suppress(ConnectionResetError):  # it may show at once
-        assert await ended(await cable.connect()) == "reset"
+    await until(lambda: refused(cable))
+    assert await cable.order("refuse", 0) == 0
     await cable.order("mend", 0)
+    await until(lambda: listens(cable))
     after = await cable.connect()
     assert await echoed(after, b"y") == b"y"
     after[1].close()
