@@ -1127,6 +1127,7 @@ class Dispatch:
     def _drop(self, job: Job) -> None:
         """Leave it to whoever owns the partition next: its offset is not finished."""
         self._leave(job)
+        self._changed.set()  # a frame of the epoch that was lost may wait for its room
         if job.order is not None and (lane := self._lanes.get(job.delivery.subscription_id)) is not None:
             lane.ended(job.order, again=False)
 
