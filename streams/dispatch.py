@@ -354,6 +354,7 @@ class Dispatch:
             except ValueError as error:
                 self._bury(job, self._clock.now_ms(), "invalid_endpoint", str(error))
                 return
+        lane.home = job.intake.partition
         if subscription.ordered:
             job = self._placed(job, lane)
         if lane.shut or lane.probing or lane.closed_until or lane.queue_max is not None:
@@ -547,7 +548,9 @@ class Dispatch:
         lane.late_in_flight -= late
         lane.served += len(jobs)
         self._in_flight -= 1
-        notes = self._observe(lane, started_ms, result)
+        # Of an epoch that was lost, nothing can be written, and so nothing is learnt: what only this worker knew, as that
+        # an endpoint is disabled, its owner could not undo.
+        notes = self._observe(lane, started_ms, result) if any(job.intake.ledger.live for job in jobs) else ()
         ok = succeeded(result)
         for job in jobs:
             job.intake.in_flight -= 1
@@ -904,6 +907,8 @@ class Dispatch:
         self._read_bytes += len(delivery.body)
         subscription = self._table.get(subscription_id)
         lane = self._lane(subscription_id)
+        if lane is not None:
+            lane.home = intake.partition
         assert intake.log is not None
         lot = intake.log.lots[subscription_id]
         expired = 0 < record.timestamp()[1] < now_ms - PARKED_MS_MAX
@@ -1234,9 +1239,18 @@ class Dispatch:
                 for job in lane.forget(intakes):
                     self._drop(job)
         self._fair.keep(lambda lane: bool(lane.fresh or lane.late) or self._not_ready(lane))
+        partitions = {intake.partition for intake in intakes}
         for name, lane in list(self._lanes.items()):  # should they come back, their stored health counts
             if not (lane.held or lane.keys or lane.in_flight or self._parking.holders(name)):
                 self._lanes.pop(name).cancel_timers()
+            elif lane.home in partitions:
+                lane.health = self._health_of(lane.subscription)
+                lane.relimit()
+                if lane.circuit_timer is not None:
+                    lane.circuit_timer.cancel()
+                    lane.circuit_timer = None
+                self._watch_circuit(lane)
+                self._offer(lane)
 
     def _not_ready(self, lane: Lane) -> bool:
         lane.ready = False

@@ -133,7 +133,7 @@ class Lane:
 
     __slots__ = (
         "bounded_until", "bucket", "circuit_timer", "closed_until", "deficit", "fresh", "gate_failures", "gradient",
-        "health", "in_flight", "keys", "late", "late_in_flight", "late_max", "late_turn", "later", "limit", "parked",
+        "health", "home", "in_flight", "keys", "late", "late_in_flight", "late_max", "late_turn", "later", "limit", "parked",
         "partition", "probing", "queue_max", "rate_per_s", "ready", "route", "served", "shut", "signer", "slow_start",
         "subscription", "tenant", "timer", "waiting", "waiting_since",
     )  # fmt: skip
@@ -144,6 +144,7 @@ class Lane:
         self.late_turn = False
         self.in_flight = 0
         self.late_in_flight = 0
+        self.home = -1  # the partition that its deliveries came from
         self.partition = -1  # of an ordered subscription's deliveries
         self.keys: dict[str, KeyQueue] = {}
         self.later: dict[str, None] = {}  # keys that want something read, when less is being read
