@@ -144,6 +144,7 @@ class Dispatch:
         # Admission goes on when a tenth of the room is free, not at every single place.
         self._admit_below = limits.admitted_max * 9 // 10
         self._bytes_below = limits.admitted_bytes_max * 9 // 10
+        self._looking = False  # a call of `_look_around` is on its way
         self._starved = False  # somebody could not read on for want of room
         self._changed = asyncio.Event()
         self._giving_up = 0
@@ -250,6 +251,16 @@ class Dispatch:
             self._fill_later()
         self._changed.set()
 
+    def _look_around_soon(self) -> None:
+        """Room came back without a transaction, which would have said so."""
+        if not self._looking:
+            self._looking = True
+            asyncio.get_running_loop().call_soon(self._look_around)
+
+    def _look_around(self) -> None:
+        self._looking = False
+        self._on_settled()
+
     # --- relief -----------------------------------------------------------------------------------
 
     def _relieve_later(self) -> None:
@@ -264,6 +275,8 @@ class Dispatch:
     def _relieve(self) -> None:
         """Bound the lanes that hold more than they serve, and park what is beyond."""
         self._relief = None
+        if lost := [intake for intake in self._intakes.values() if not intake.ledger.live]:
+            self._forget(lost)  # an epoch that ended without being given up: its jobs are void, and hold room
         full = any(intake.records and intake.ledger.full for intake in self._intakes.values())
         if self._admitted <= self._admit_below and self._admitted_bytes <= self._bytes_below and not full:
             return
@@ -548,8 +561,8 @@ class Dispatch:
         lane.late_in_flight -= late
         lane.served += len(jobs)
         self._in_flight -= 1
-        # Of an epoch that was lost, nothing can be written, and so nothing is learnt: what only this worker knew, as that
-        # an endpoint is disabled, its owner could not undo.
+        # Of an epoch that was lost, nothing can be written, and so nothing is learnt: what only this worker knew, as
+        # that an endpoint is disabled, its owner could not undo.
         notes = self._observe(lane, started_ms, result) if any(job.intake.ledger.live for job in jobs) else ()
         ok = succeeded(result)
         for job in jobs:
@@ -888,8 +901,8 @@ class Dispatch:
             most, has = ORDERED_HELD_MAX, lane.held
         else:
             most, has = min(max(4 * lane.limit, 2 * lane.subscription.batch_max, AHEAD_MIN), AHEAD_MAX), len(lane.late)
-        # Nobody takes all of the room: there is some for one more, as there is of a worker's places.
-        return min(most, max(room // FREE_SHARE, 1)) - has
+        # Nobody takes all of the room, with what is under way: there is some for one more, as of a worker's places.
+        return min(most - has, max(room // FREE_SHARE, 1) - has - lane.late_in_flight)
 
     def _taken(self, intake: Intake, record: Record, subscription_id: str, order: Order | None) -> None:
         """A parked record was read."""
@@ -947,6 +960,7 @@ class Dispatch:
             return
         if log is not None:
             self._leave(job)
+            self._look_around_soon()
             log.put_back(job.offset, wanted=order is None)
             if order is not None:
                 lane.add_ref(order._replace(due_ms=job.delivery.due_ms), job.offset)
@@ -1132,7 +1146,7 @@ class Dispatch:
     def _drop(self, job: Job) -> None:
         """Leave it to whoever owns the partition next: its offset is not finished."""
         self._leave(job)
-        self._changed.set()  # a frame of the epoch that was lost may wait for its room
+        self._look_around_soon()
         if job.order is not None and (lane := self._lanes.get(job.delivery.subscription_id)) is not None:
             lane.ended(job.order, again=False)
 

@@ -133,9 +133,9 @@ class Lane:
 
     __slots__ = (
         "bounded_until", "bucket", "circuit_timer", "closed_until", "deficit", "fresh", "gate_failures", "gradient",
-        "health", "home", "in_flight", "keys", "late", "late_in_flight", "late_max", "late_turn", "later", "limit", "parked",
-        "partition", "probing", "queue_max", "rate_per_s", "ready", "route", "served", "shut", "signer", "slow_start",
-        "subscription", "tenant", "timer", "waiting", "waiting_since",
+        "health", "home", "in_flight", "keys", "late", "late_in_flight", "late_max", "late_turn", "later", "limit",
+        "parked", "partition", "probing", "queue_max", "rate_per_s", "ready", "route", "served", "shut", "signer",
+        "slow_start", "subscription", "tenant", "timer", "waiting", "waiting_since",
     )  # fmt: skip
 
     def __init__(self, subscription: Subscription, route: Route, health: Health) -> None:
