@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from functools import partial
 
 from schemas.endpoint import EndpointState, url_hash
 from schemas.post import PostResult
@@ -105,7 +106,7 @@ async def test_a_worker_killed_while_it_drains_the_log_loses_nothing_and_settles
     await until(lambda: len(town.parked()) == 1_001)
     town.table.put(subscription())
     for goal in (200, 500, 800):
-        await until(lambda goal=goal: len(town.delivered()) >= goal, 60)
+        await until(partial(lambda least: len(town.delivered()) >= least, goal), 60)
         settled = {event for event, outcome in town.outcomes() if outcome == "delivered"}
         before = len(town.posts)
         worker.kill()
