@@ -429,7 +429,17 @@ class SimKafka:
             return
         member.owned.difference_update(partitions)
         member.revoking = False
+        if member.epoch != group.epoch and not member.owned - member.target:
+            # The same heartbeat brings the member to the group's epoch (KIP-848): what it sent before, on another
+            # connection, and what comes only now, is refused.
+            member.epoch = group.epoch
+            delay = self._dice.uniform(*self.settings.latency_s)
+            self.scheduler.after(delay, self._tell_epoch, member, group.epoch)
         self._reconcile_all(group)
+
+    def _tell_epoch(self, member: Member, epoch: int) -> None:
+        if member.consumer.loop.state != "dead":
+            member.consumer.loop.call_soon(member.consumer.told_assigned, epoch, [])
 
     def fetch_offsets(self, name: str, partitions: Sequence[Partition]) -> dict[Partition, tuple[int, str]] | None:
         """Committed offsets; None while an open transaction holds some of them (`require_stable`)."""

@@ -148,6 +148,20 @@ def test_a_partition_moves_when_its_owner_has_let_go_and_not_before(kafka: SimKa
     assert kafka.groups[GROUP].members["m1"].epoch > epoch
 
 
+def test_who_has_let_go_is_of_the_new_epoch_before_anything_sent_earlier_arrives(kafka: SimKafka) -> None:
+    first = Member(kafka, "m1", lets_go=False)
+    later(kafka)
+    epoch = first.epoch
+    Member(kafka, "m2")
+    later(kafka)
+    producer = kafka.init_producer("id", "p1")
+    kafka.let_go(GROUP, "m1", [("a", 2), ("b", 2)])
+    with pytest.raises(StaleGroupError, match="STALE_MEMBER_EPOCH"):
+        kafka.add_offsets(producer, GROUP, "m1", epoch, [("a", 2, 1, "")])
+    later(kafka)
+    assert first.epoch == kafka.groups[GROUP].epoch > epoch
+
+
 def test_a_member_given_up_on_is_told_and_its_partitions_go_to_others(kafka: SimKafka) -> None:
     first, second = Member(kafka, "m1"), Member(kafka, "m2")
     later(kafka)
