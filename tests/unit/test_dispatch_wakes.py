@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from schemas.post import PostResult
 from tests.unit.dispatch_town import Post, Town, fresh, id_of, ok, status
 from tests.unit.stages import subscription
-from tests.unit.virtual import virtual
+from tests.unit.virtual import passing, until, virtual
+
+A, B = subscription("a"), subscription("b")
 
 
 @virtual
@@ -22,3 +26,37 @@ async def test_the_next_of_its_key_goes_when_a_dead_letter_is_durable() -> None:
     await town.done(10)
     assert [post.headers["webhook-id"] for post in town.posts] == [id_of(1), id_of(2), id_of(3)]
     assert [letter["reason"] for letter in town.dead()] == ["exhausted", "exhausted"]
+
+
+@virtual
+async def test_room_of_what_is_put_back_is_used_at_once() -> None:
+    town = Town()
+    slow = msgspec.structs.replace(A, rate_limit=0.001)
+    for one in (slow, B):
+        town.table.put(msgspec.structs.replace(one, state="paused"))
+    worker = await town.worker(read_max=1)
+    town.send(fresh(1, "a"), fresh(2, "a"))
+    town.send(fresh(1, "b"), partition=1)
+    await until(lambda: len(town.parked()) == 3)
+    town.table.put(slow)
+    await until(lambda: len(town.posts) == 1 and worker.stage._read == 1)  # the second one waits for the rate
+    town.table.put(B)
+    await passing(1)
+    assert [post.url for post in town.posts] == [A.url]  # for want of room
+    town.table.put(msgspec.structs.replace(slow, state="paused"))  # which settles nothing
+    await until(lambda: [post.url for post in town.posts] == [A.url, B.url], 1)
+
+
+@virtual
+async def test_room_of_a_lost_partition_is_used_at_once() -> None:
+    town = Town()
+    town.table.put(msgspec.structs.replace(A, rate_limit=0.001, max_in_flight=2))
+    town.table.put(B)
+    worker = await town.worker(admitted_max=2)
+    town.send(*(fresh(number, "a") for number in range(3)))
+    await until(lambda: len(town.posts) == 1 and worker.stage._admitted == 2)  # two wait for their endpoint's rate
+    town.send(fresh(1, "b"), partition=1)
+    await passing(2)
+    assert len(town.posts) == 1
+    worker.lose([0])  # which nobody tells the stage
+    await until(lambda: [post.url for post in town.posts] == [A.url, B.url], 2)
