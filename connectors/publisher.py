@@ -15,13 +15,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import queue
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
 from typing import Any, cast
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer, TopicPartition
 
+from connectors.clock import SystemClock
 from schemas.errors import FencedError, RecordTooLargeError, StaleGroupError
 from schemas.frame import Out
 
@@ -40,6 +42,11 @@ PRODUCER_CONFIG: Mapping[str, Any] = {
 PRODUCE_CHUNK = 500  # records queued before the loop gets a turn: about two milliseconds
 BACKOFF_S = (0.05, 0.1, 0.2, 0.5, 1.0)
 _CALL_TIMEOUT_S = 10.0
+#: Sending offsets that takes so long never ends: librdkafka waits for a coordinator that it has given up, and for that
+#: ignores the time-out (confluentinc/librdkafka issues 5456 and 5511; a single connection reset is enough).
+_STUCK_S = _CALL_TIMEOUT_S + 3.0
+_LOOK_S = 1.0
+_ABORTS_MAX = 3  # calls, of 10 s each; then a new producer ends the transaction sooner
 _CLOSE_TIMEOUT_S = 2.0
 
 _STALE = frozenset(
@@ -55,6 +62,76 @@ _STALE = frozenset(
 )
 _FENCED = frozenset({KafkaError._FENCED, KafkaError.PRODUCER_FENCED, KafkaError.INVALID_PRODUCER_EPOCH})
 TOO_LARGE = frozenset({KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.RECORD_LIST_TOO_LARGE})
+
+
+class _StuckError(Exception):
+    """A call into librdkafka will not return; its thread and its producer are lost."""
+
+
+class _Thread:
+    """Runs what blocks, one call after another. A daemon: a call that never returns keeps no process from ending."""
+
+    def __init__(self, name: str) -> None:
+        self._calls: queue.SimpleQueue[tuple[Future[None], Callable[[], object]] | None] = queue.SimpleQueue()
+        self._clock = SystemClock()
+        self._lock = threading.Lock()
+        self._sending_from: float | None = None  # monotonic seconds
+        self._lost = False
+        self._thread = threading.Thread(target=self._work, name=name, daemon=True)
+        self._thread.start()
+
+    async def run(self, function: Callable[..., object], *args: Any) -> None:
+        """Call it there, and wait. _StuckError when an earlier or this call is stuck sending offsets."""
+        future: Future[None] = Future()
+        self._calls.put((future, lambda: function(*args)))
+        waiting = asyncio.wrap_future(future)
+        waiting.add_done_callback(_look)  # also when nobody waits any more
+        while not (await asyncio.wait([waiting], timeout=_LOOK_S))[0]:
+            if self._give_up():
+                raise _StuckError
+        waiting.result()
+
+    def sending(self, call: Callable[..., None], *args: Any) -> None:
+        """Call what may get stuck, on the thread. _StuckError when it returned after all, and was given up before."""
+        with self._lock:
+            self._sending_from = self._clock.monotonic()
+        try:
+            call(*args)
+        finally:
+            with self._lock:  # from here on, or not at all, a transaction may be committed
+                self._sending_from = None
+                lost = self._lost
+        if lost:
+            raise _StuckError
+
+    def _give_up(self) -> bool:
+        with self._lock:
+            since = self._sending_from
+            self._lost = self._lost or (since is not None and self._clock.monotonic() - since > _STUCK_S)
+            return self._lost
+
+    def end(self) -> None:
+        """After the calls that were asked for; not waited for when one is stuck."""
+        self._calls.put(None)
+        if not self._lost:
+            self._thread.join()
+
+    def _work(self) -> None:
+        while (call := self._calls.get()) is not None:
+            future, function = call
+            if not future.set_running_or_notify_cancel():
+                continue
+            try:
+                function()
+            except BaseException as error:  # noqa: BLE001 - whoever asked gets it
+                future.set_exception(error)
+            else:
+                future.set_result(None)
+
+
+def _look(future: asyncio.Future[None]) -> None:
+    if not future.cancelled():
+        future.exception()
 
 
 class TransactionalPublisher:
@@ -77,7 +154,7 @@ class TransactionalPublisher:
             "on_delivery": self._on_failed,
         }
         self._group = group
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"publish-{transactional_id}")
+        self._thread = _Thread(f"publish-{transactional_id}")
         self._producer: Producer | None = None
         self._failed: tuple[KafkaError, str, int] | None = None
         self._begun = False
@@ -107,11 +184,29 @@ class TransactionalPublisher:
     async def close(self) -> None:
         """Let go; an open transaction is aborted."""
         self._halt.set()
-        await self._run(self._close)
-        self._thread.shutdown(wait=True)
+        with contextlib.suppress(_StuckError):  # the broker ends the transaction when its time is over
+            await self._run(self._close)
+        await asyncio.to_thread(self._thread.end)
 
     async def _run(self, function: Callable[..., object], *args: Any) -> None:
-        await asyncio.get_running_loop().run_in_executor(self._thread, function, *args)
+        await self._thread.run(function, *args)
+
+    async def _after(self, function: Callable[..., object], *args: Any) -> bool:
+        """False, once the transaction has ended; with another producer where this one is stuck."""
+        try:
+            await self._run(function, *args)
+        except _StuckError:
+            await self._replace()
+        return False
+
+    async def _replace(self) -> None:
+        """Go on with another producer of the same id, on another thread: that ends the transaction of the one that is
+        stuck, which is not being committed, so it can be written again. What is stuck is left behind."""
+        logger.error("librdkafka does not come back from a transaction; going on with a new producer")
+        self._thread.end()
+        self._thread = _Thread(f"publish-{self._config['transactional.id']}")
+        self._begun = False
+        await self._run(self._start)
 
     # --- one transaction --------------------------------------------------------------------------
 
@@ -132,10 +227,12 @@ class TransactionalPublisher:
             await self._produce(producer, records)
             await self._run(self._commit, producer, offsets, still_ours)
         except KafkaException as error:
-            await self._run(self._settle_failure, producer, error.args[0])
+            return await self._after(self._settle_failure, producer, error.args[0])
+        except _StuckError:
+            await self._replace()
             return False
         except Exception:
-            await self._run(self._abort, producer)
+            await self._after(self._abort, producer)
             raise
         self.transactions += 1
         return True
@@ -193,7 +290,12 @@ class TransactionalPublisher:
             # In this order: a member that lost these partitions and has joined again has metadata that the group takes.
             if still_ours is not None and not still_ours():
                 raise StaleGroupError("partitions were given up while their transaction was on its way")
-            self._retrying(producer.send_offsets_to_transaction, positions, group, _CALL_TIMEOUT_S)
+            send = producer.send_offsets_to_transaction
+            self._retrying(self._thread.sending, send, positions, group, _CALL_TIMEOUT_S)
+            # And again: sending may take long, and a member that is lost and joins again meanwhile has the metadata of
+            # before; its new epoch starts from the offsets of before. From here on it waits for this transaction's end.
+            if still_ours is not None and not still_ours():
+                raise StaleGroupError("partitions were given up while their offsets were on their way")
         self._retrying(producer.commit_transaction, _CALL_TIMEOUT_S)
         # The next one is begun here, where waiting for librdkafka's thread costs nobody. Until records or offsets come,
         # the brokers know nothing of it.
@@ -222,8 +324,10 @@ class TransactionalPublisher:
     def _abort(self, producer: Producer) -> None:
         self._begun = False
         try:
-            self._retrying(producer.abort_transaction, _CALL_TIMEOUT_S)
+            self._retrying(self._thread.sending, producer.abort_transaction, _CALL_TIMEOUT_S, tries_max=_ABORTS_MAX)
         except KafkaException as error:
+            if error.args[0].retriable():
+                raise _StuckError from None
             raise self._fenced(error.args[0]) from None
 
     def _fenced(self, error: KafkaError) -> FencedError:
@@ -235,7 +339,7 @@ class TransactionalPublisher:
             )
         return FencedError(f"the transactional producer cannot go on: {error.str()}")
 
-    def _retrying(self, call: Callable[..., None], *args: Any) -> None:
+    def _retrying(self, call: Callable[..., None], *args: Any, tries_max: int | None = None) -> None:
         """Repeat a transactional call as long as librdkafka says that repeating it is right."""
         attempt = 0
         while True:
@@ -243,7 +347,7 @@ class TransactionalPublisher:
                 call(*args)
                 return
             except KafkaException as error:
-                if not error.args[0].retriable() or self._halt.is_set():
+                if not error.args[0].retriable() or self._halt.is_set() or attempt + 1 == tries_max:
                     raise
                 logger.warning("%s, trying again", error.args[0].str())
                 self._halt.wait(BACKOFF_S[min(attempt, len(BACKOFF_S) - 1)])

@@ -75,7 +75,8 @@ class DispatchLimits(msgspec.Struct, frozen=True, kw_only=True):
     A worker that has had no room for `relief_after_s` parks what a lane holds beyond what it serves in `lane_s`
     seconds, and goes on doing so for as long as the lane does not keep up: an endpoint that hangs or crawls fills its
     own lane, not the worker. `admitted_max` deliveries and `read_max` parked ones are in memory at a time, with
-    `admitted_bytes_max` of bodies each; nothing is POSTed while `unsettled_max` records wait to be durable.
+    `admitted_bytes_max` of bodies each; nothing is POSTed while `unsettled_max` records wait to be durable, or for
+    longer than `settle_s`.
     `origin_rate_max` is POSTs a second to each scheme, host and port, 0 for none.
     """
 
@@ -84,6 +85,7 @@ class DispatchLimits(msgspec.Struct, frozen=True, kw_only=True):
     admitted_bytes_max: int = 64 << 20
     read_max: int = 1_000
     unsettled_max: int = 1_000
+    settle_s: float = 0.25
     lanes_max: int = 20_000
     relief_after_s: float = 0.5
     lane_s: float = 5.0
@@ -211,7 +213,11 @@ class Dispatch:
             if self._settler.backlog > limits.admitted_max:
                 return
             count = 1 if intake.hold_ms else min(room, ADMIT_CHUNK, len(records))
-            chunk = [records.popleft() for _ in range(count)]
+            chunk: list[Record] = []
+            bytes_left = limits.admitted_bytes_max - self._admitted_bytes
+            while len(chunk) < count and bytes_left > 0:  # so that no more than one is beyond the bound
+                chunk.append(records.popleft())
+                bytes_left -= len(chunk[-1].value() or b"")
             already = ledger.open([record.offset() for record in chunk])
             for record in chunk:
                 if record.offset() not in already:
@@ -455,9 +461,11 @@ class Dispatch:
         fair, limit = self._fair, self._limits.in_flight_max
         self._filling = True  # whoever is offered meanwhile has his turn here
         try:
+            if self._settler.busy_s > self._limits.settle_s:
+                return  # Kafka does not answer, and what a crash now repeats is what was POSTed since
             while self._in_flight < limit and not self._stopping:
                 if self._settler.backlog >= self._limits.unsettled_max:
-                    return  # until that is durable: what a crash repeats is bounded, also while Kafka does not answer
+                    return  # until that is durable
                 lane = fair.take()
                 if lane is None:
                     return

@@ -43,6 +43,7 @@ class Settler:
         self._entries: deque[Entry] = deque()
         self._backlog = 0  # records gathered or being written, an entry without records counting as one
         self._settled = 0  # records durable or void, ever
+        self._since: float | None = None  # the loop's time at which the present transaction was begun
         self._wake = asyncio.Event()
         self._changed = asyncio.Event()
         self._listeners: list[Callable[[], None]] = []
@@ -73,6 +74,11 @@ class Settler:
         """Records durable or void, ever."""
         return self._settled
 
+    @property
+    def busy_s(self) -> float:
+        """For how long the present transaction has been on its way."""
+        return 0.0 if self._since is None else asyncio.get_running_loop().time() - self._since
+
     async def room(self) -> None:
         """Wait while the backlog is above its bound."""
         while self._backlog > self._backlog_records_max:
@@ -91,7 +97,9 @@ class Settler:
         while True:
             await self._wake.wait()
             group, size = self._take()
+            self._since = asyncio.get_running_loop().time()
             await self._publish(group)
+            self._since = None
             self._backlog -= size
             self._settled += size
             self._changed.set()

@@ -5,8 +5,9 @@ from __future__ import annotations
 import msgspec
 
 from schemas.post import PostResult
+from streams.core.breaker import BreakerPolicy
 from tests.unit.dispatch_town import Post, Town, fresh, id_of, ok, status
-from tests.unit.stages import subscription
+from tests.unit.stages import TOPICS, subscription
 from tests.unit.virtual import passing, until, virtual
 
 A, B = subscription("a"), subscription("b")
@@ -60,3 +61,51 @@ async def test_room_of_a_lost_partition_is_used_at_once() -> None:
     assert len(town.posts) == 1
     worker.lose([0])  # which nobody tells the stage
     await until(lambda: [post.url for post in town.posts] == [A.url, B.url], 2)
+
+
+@virtual
+async def test_a_rate_that_was_raised_counts_for_who_waits_already() -> None:
+    asked = iter(("1", "600"))  # POSTs a minute
+
+    def endpoint(post: Post) -> tuple[float, PostResult] | None:
+        seconds = 0.01 if len(town.posts) == 1 else 2.0
+        return seconds, PostResult(204, 10_000, allowed_rate=next(asked, "600"))
+
+    town = Town(endpoint)
+    town.table.put(msgspec.structs.replace(A, max_in_flight=2))
+    await town.worker()
+    town.send(fresh(1, "a"), fresh(2, "a"))
+    await until(lambda: town.outcomes()["evt_1", "delivered"])
+    town.send(fresh(3, "a"), fresh(4, "a"), fresh(5, "a"))
+    await town.done(30)
+
+
+@virtual
+async def test_what_is_parked_when_a_lane_seems_idle_is_found_again() -> None:
+    """Its last record is seen in the log after its circuit has opened, and its lane makes room for another."""
+
+    def endpoint(post: Post) -> tuple[float, PostResult] | None:
+        if post.url == B.url or post.at_s > 10:
+            return ok(post)
+        if post.headers["webhook-id"] == id_of(1, "a"):
+            return 5.0, PostResult(500, 5_000_000)
+        return 1.0, PostResult(429, 1_000_000, retry_after="30")
+
+    town = Town(endpoint)
+    town.lag_s = lambda topic: 7.0 if topic == TOPICS.parked else 0.0
+    once = msgspec.structs.replace(A, retry_schedule_ms=(), max_in_flight=2)
+    town.table.put(once)
+    town.table.put(B)
+    worker = await town.worker(lanes_max=1, circuit=BreakerPolicy(requests_min=1))
+    town.send(fresh(1, "a"), fresh(2, "a"))
+    await until(lambda: town.outcomes()["evt_2", "exhausted"])
+    town.send(fresh(3, "a"))  # parked, as the endpoint asks for patience
+    await until(lambda: len(town.parked()) == 1)
+    town.table.put(msgspec.structs.replace(once, description="its owner is impatient"))
+    await until(lambda: town.outcomes()["evt_1", "exhausted"])
+    assert worker.stage._lanes["a"].shut
+    await until(lambda: worker.stage._parking.holders("a"))
+    town.send(fresh(1, "b"))
+    await until(lambda: town.outcomes()["evt_1", "delivered"])
+    await town.done(60)
+    assert town.outcomes()["evt_3", "delivered"] == 1
