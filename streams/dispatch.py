@@ -857,9 +857,9 @@ class Dispatch:
         """The log goes on."""
         for name in self._parking.follow(intake, records):
             lane = self._lane(name)
+            if lane is not None:
+                lane.parked = True  # shut, too: it is not idle, its circuit's time would end with nobody to notice
             if lane is None or not lane.shut:
-                if lane is not None:
-                    lane.parked = True
                 self._parking.wake(intake)
         self._log_known(intake.partition)
         if self._order_waits:

@@ -64,23 +64,6 @@ async def test_room_of_a_lost_partition_is_used_at_once() -> None:
 
 
 @virtual
-async def test_a_rate_that_was_raised_counts_for_who_waits_already() -> None:
-    asked = iter(("1", "600"))  # POSTs a minute
-
-    def endpoint(post: Post) -> tuple[float, PostResult] | None:
-        seconds = 0.01 if len(town.posts) == 1 else 2.0
-        return seconds, PostResult(204, 10_000, allowed_rate=next(asked, "600"))
-
-    town = Town(endpoint)
-    town.table.put(msgspec.structs.replace(A, max_in_flight=2))
-    await town.worker()
-    town.send(fresh(1, "a"), fresh(2, "a"))
-    await until(lambda: town.outcomes()["evt_1", "delivered"])
-    town.send(fresh(3, "a"), fresh(4, "a"), fresh(5, "a"))
-    await town.done(30)
-
-
-@virtual
 async def test_what_is_parked_when_a_lane_seems_idle_is_found_again() -> None:
     """Its last record is seen in the log after its circuit has opened, and its lane makes room for another."""
 
