@@ -24,11 +24,15 @@ def batch_body(identifier: str, events: Sequence[tuple[str, bytes]], payload_for
     """The JSON of a batch of (delivery id, body).
 
     In the format `standard` an event is its body with the field `id` put in front; in `data`, it is
-    `{"id", "data": body}`.
+    `{"id", "data": body}`. So it is where a body cannot take the field: bodies are rendered before they are put
+    together, and the format may have changed since.
     """
-    if payload_format == "standard":
-        parts = [b'{"id":"%b",%b' % (name.encode(), body[1:]) for name, body in events]
-    else:
-        parts = [b'{"id":"%b","data":%b}' % (name.encode(), body) for name, body in events]
+    standard = payload_format == "standard"
+    parts = [
+        (b'{"id":"%b",%b' % (name.encode(), body[1:]))
+        if standard and body.startswith(b'{"')
+        else (b'{"id":"%b","data":%b}' % (name.encode(), body))
+        for name, body in events
+    ]
     start = b'{"batch_id":"%b","event_count":%d,"events":[' % (identifier.encode(), len(events))
     return start + b",".join(parts) + b"]}"
