@@ -68,7 +68,7 @@ async def test_what_is_parked_when_a_lane_seems_idle_is_found_again() -> None:
     """Its last record is seen in the log after its circuit has opened, and its lane makes room for another."""
 
     def endpoint(post: Post) -> tuple[float, PostResult] | None:
-        if post.url == B.url or post.at_s > 10:
+        if post.url == B.url or post.at_s > 8:
             return ok(post)
         if post.headers["webhook-id"] == id_of(1, "a"):
             return 5.0, PostResult(500, 5_000_000)
