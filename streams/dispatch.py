@@ -923,7 +923,7 @@ class Dispatch:
         except UndecodableError as error:
             self._quarantine(intake, record, error, subscription_id, order)
             if order is not None:
-                self._gone(subscription_id, record.offset(), order)
+                self._gone(intake, subscription_id, record.offset(), order)
             return
         self._read_bytes += len(delivery.body)
         subscription = self._table.get(subscription_id)
@@ -934,7 +934,7 @@ class Dispatch:
         lot = intake.log.lots[subscription_id]
         expired = 0 < record.timestamp()[1] < now_ms - PARKED_MS_MAX
         if order is not None and (lot.loose or expired):
-            self._gone(subscription_id, record.offset(), order)
+            self._gone(intake, subscription_id, record.offset(), order)
         if subscription is None or not subscription.ordered or lot.loose:
             order = None
         job = Job(delivery, intake, record.offset(), order)
@@ -954,7 +954,10 @@ class Dispatch:
                 return
             lane.put(job)
             self._offer(lane)
-        elif delivery.due_ms > now_ms or not lane.in_turn(order):  # it would take the room of what comes before it
+        elif delivery.due_ms > now_ms:
+            self._park(job, lane)
+            self._advance(lane, order.key)  # somebody has to look when it is due
+        elif not lane.in_turn(order):  # it would take the room of what comes before it
             self._park(job, lane)
         else:
             lane.put_ordered(job, order)
@@ -1014,19 +1017,18 @@ class Dispatch:
     def _seen(self, intake: Intake, subscription_id: str, offset: int, order: Order) -> None:
         """An ordered record was seen in the log."""
         lane = self._lane(subscription_id)
-        if lane is None or not lane.subscription.ordered:
+        if lane is None or not lane.subscription.ordered or lane.partition not in (-1, intake.partition):
             assert intake.log is not None
-            intake.log.lots[subscription_id].loose = True
+            intake.log.lots[subscription_id].loose = True  # nor have two partitions any order between them
             return
-        if lane.partition < 0:
-            lane.partition = intake.partition
+        lane.partition = intake.partition
         lane.add_ref(order, offset)
         self._advance(lane, order.key)
 
-    def _gone(self, subscription_id: str, offset: int, order: Order | None) -> None:
+    def _gone(self, intake: Intake, subscription_id: str, offset: int, order: Order | None) -> None:
         """An ordered record was finished in another epoch, or (None) was lost: it holds back nothing any more."""
         lane = self._lanes.get(subscription_id)
-        if lane is None:
+        if lane is None or lane.partition != intake.partition:
             return
         if order is not None:
             lane.unref(order, offset)

@@ -38,7 +38,7 @@ Taken = Callable[[Intake, Record, str, Order | None], None]
 #: An ordered record was seen.
 Seen = Callable[[Intake, str, int, Order], None]
 #: An ordered record is finished, as a marker of another epoch said, or lost: then its place is not known.
-Gone = Callable[[str, int, Order | None], None]
+Gone = Callable[[Intake, str, int, Order | None], None]
 
 
 class _Fence:
@@ -104,7 +104,7 @@ class Parking:
             return
         subscription_id = _name(record.key())
         if log.saw_finished(record.offset(), subscription_id, *marker):
-            self._gone(subscription_id, marker[0], order_of(headers))
+            self._gone(intake, subscription_id, marker[0], order_of(headers))
 
     def intake(self, partition: int) -> Intake | None:
         """Where the partition's log is followed."""
@@ -251,25 +251,24 @@ class Parking:
                 lot.stuck = True
                 continue
             lot.stuck = False
-            lot.since_ms = record.timestamp()[1]
-            log.take(name, lot, offset)
+            log.take(name, lot, offset, record.timestamp()[1])
             self._taken(intake, record, name, order)
         for name, lot in list(log.lots.items()):
             if name in stopped:
                 continue
             if gone := hoped.get(name):
-                self._lose(log, name, lot, gone & lot.wanted)
+                self._lose(intake, log, name, lot, gone & lot.wanted)
             if lot.unread and start <= lot.cursor < end:
                 log.read_up_to(name, lot, end)
 
-    def _lose(self, log: ParkedLog, name: str, lot: Lot, gone: set[int]) -> None:
+    def _lose(self, intake: Intake, log: ParkedLog, name: str, lot: Lot, gone: set[int]) -> None:
         if not gone:
             return
         logger.error("%s parked deliveries of %s are not in the log any more (retention)", len(gone), name)
         self._counters["parked_missing"] += len(gone)
         for offset in gone:
             log.lost(name, lot, offset)
-            self._gone(name, offset, None)
+            self._gone(intake, name, offset, None)
 
 
 def _name(key: bytes | None) -> str:

@@ -151,6 +151,14 @@ class Lot:
                     return
 
     @property
+    def first_unread(self) -> int:
+        """No record that is neither finished nor in memory stands before this offset."""
+        first = self.cursor if self.cursor <= self.last else _NOWHERE
+        if self.wanted:
+            first = min(first, *self.wanted)
+        return min(first, next((one for one in self.ordered or () if one not in self.opened), _NOWHERE))
+
+    @property
     def floor(self) -> int:
         """No unfinished record of the lot stands before this offset."""
         floor = self.cursor if self.cursor <= self.last else _NOWHERE
@@ -168,7 +176,7 @@ class ParkedLog:
     """One partition of the log in one assignment epoch. Implements `schemas.frame.OffsetLedger`: to finish an offset is
     to have its marker in the same transaction."""
 
-    __slots__ = ("_holder", "_lot_of", "_position", "_rests", "live", "lots", "retiring", "seen")
+    __slots__ = ("_holder", "_lot_of", "_position", "_rests", "_since_ms", "live", "lots", "retiring", "seen")
 
     def __init__(self, position: int) -> None:
         """`position` is the committed offset, or that of the first record."""
@@ -178,6 +186,7 @@ class ParkedLog:
         self.retiring = False
         self._position = position
         self._lot_of: dict[int, str] = {}  # the subscription of each opened offset
+        self._since_ms: dict[int, int] = {}  # the timestamp of each opened offset
         self._holder: Lot | None = None  # the lot that held the position when it was last looked for
         self._rests = 0
 
@@ -238,18 +247,23 @@ class ParkedLog:
 
     # --- reading ----------------------------------------------------------------------------------
 
-    def take(self, subscription_id: str, lot: Lot, offset: int) -> None:
+    def take(self, subscription_id: str, lot: Lot, offset: int, timestamp_ms: int) -> None:
         """A record was read and is in memory from now on. What the cursor reads, it takes in order."""
+        if offset <= lot.first_unread:  # only the oldest says how old the others may be
+            lot.since_ms = timestamp_ms
         if offset in lot.wanted:
             lot.wanted.discard(offset)
         else:
             lot.cursor = offset + 1
         lot.opened.add(offset)
         self._lot_of[offset] = subscription_id
+        self._since_ms[offset] = timestamp_ms
 
     def put_back(self, offset: int, *, wanted: bool = True) -> None:
         """It was not sent, and is to be read again: soon, or for an ordered record when it is its turn."""
         lot = self.lots[self._lot_of.pop(offset)]
+        since_ms = self._since_ms.pop(offset)
+        lot.since_ms = min(lot.since_ms or since_ms, since_ms)
         lot.opened.discard(offset)
         if wanted:
             lot.wanted.add(offset)
@@ -313,6 +327,7 @@ class ParkedLog:
         subscription_id = self._lot_of.pop(offset, None)
         if subscription_id is None:
             return
+        del self._since_ms[offset]
         lot = self.lots[subscription_id]
         lot.opened.discard(offset)
         if lot.ordered is not None:

@@ -124,7 +124,7 @@ class World:
     def seen(self, intake: Intake, name: str, offset: int, order: Order) -> None:
         self.refs[offset] = Held(name, order)
 
-    def gone(self, name: str, offset: int, order: Order | None) -> None:
+    def gone(self, intake: Intake, name: str, offset: int, order: Order | None) -> None:
         assert self.refs.pop(offset) == Held(name, order)
 
     async def read(self) -> None:

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import msgspec
+import pytest
 
+from schemas import codec
+from schemas.delivery import decode_delivery, encode_delivery
 from schemas.post import PostResult
 from streams.core.breaker import BreakerPolicy
-from tests.unit.dispatch_town import Post, Town, fresh, id_of, ok, status
+from streams.core.parked import Order
+from tests.unit.dispatch_town import SCHEMAS, Post, Town, fresh, id_of, ok, status
 from tests.unit.stages import TOPICS, subscription
 from tests.unit.virtual import passing, until, virtual
 
 A, B = subscription("a"), subscription("b")
+ORDERED = subscription("a", ordered=True)
 
 
 @virtual
@@ -92,3 +97,45 @@ async def test_what_is_parked_when_a_lane_seems_idle_is_found_again() -> None:
     await until(lambda: town.outcomes()["evt_1", "delivered"])
     await town.done(60)
     assert town.outcomes()["evt_3", "delivered"] == 1
+
+
+@virtual
+async def test_what_is_parked_and_not_due_has_somebody_who_looks_when_it_is() -> None:
+    town = Town()
+    town.table.put(ORDERED)
+    due_ms = town.clock.now_ms() + 60_000
+    delivery = msgspec.structs.replace(decode_delivery(fresh(1, "a")), due_ms=due_ms)
+    value = encode_delivery(codec.wire_header(SCHEMAS.delivery), delivery)
+    town.write(TOPICS.parked, b"a", value, [Order("", 0).header()])  # by a worker that knew no due time
+    await town.worker()
+    await town.done(70)
+    assert [post.at_s for post in town.posts] == [pytest.approx(60, abs=1)]
+
+
+@virtual
+async def test_who_waits_behind_one_that_is_tried_each_day_expires_in_his_time() -> None:
+    day_s = 86_400
+    town = Town(lambda post: status(400))
+    town.table.put(msgspec.structs.replace(ORDERED, retry_schedule_ms=(day_s * 1_000,) * 20))
+    await town.worker()
+    town.send(fresh(1, "a"), fresh(2, "a"))
+    await passing(13.9 * day_s)
+    assert town.dead() == []
+    await passing(0.2 * day_s)
+    assert [(letter["delivery"]["id"], letter["reason"]) for letter in town.dead()] == [(id_of(2, "a"), "expired")]
+
+
+@virtual
+async def test_a_second_partition_s_ordered_deliveries_are_read_where_they_are() -> None:
+    """As after a topic was made larger: there is no order between partitions, and nothing to wait for."""
+    town = Town()
+    town.table.put(msgspec.structs.replace(ORDERED, state="paused"))
+    await town.worker()
+    town.send(fresh(1, "a"), fresh(2, "a"))
+    town.send(fresh(3, "a"), partition=1)
+    value = fresh(4, "a")
+    town.write(TOPICS.parked, b"a", value, [Order("", 7).header()], partition=1)
+    await until(lambda: len(town.parked()) == 4)
+    town.table.put(ORDERED)
+    await town.done(10)
+    assert len(town.posts) == 4

@@ -19,10 +19,10 @@ from streams.core.parked import (
 )
 
 
-def taken(log: ParkedLog, name: str, *offsets: int) -> Lot:
+def taken(log: ParkedLog, name: str, *offsets: int, timestamp_ms: int = 0) -> Lot:
     lot = log.lots[name]
     for offset in offsets:
-        log.take(name, lot, offset)
+        log.take(name, lot, offset, timestamp_ms)
     return lot
 
 
@@ -206,7 +206,7 @@ def test_its_own_markers_cost_a_lot_of_ordered_records_nothing() -> None:
 def test_the_time_of_the_oldest_record_is_kept_while_it_waits() -> None:
     log = ParkedLog(0)
     log.saw(0, "a", 1_000)
-    lot = taken(log, "a", 0)
+    lot = taken(log, "a", 0, timestamp_ms=1_000)
     log.put_back(0)
     log.saw(1, "a", 500_000)
     assert lot.since_ms == 1_000
