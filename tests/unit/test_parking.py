@@ -46,7 +46,7 @@ class Scene:
     def _seen(self, intake: Intake, name: str, offset: int, order: Order) -> None:
         pass
 
-    def _gone(self, name: str, offset: int, order: Order | None) -> None:
+    def _gone(self, intake: Intake, name: str, offset: int, order: Order | None) -> None:
         self.gone.append(offset)
 
     def write(self, key: bytes | None, value: bytes | None, headers: Headers | None = None) -> Consumed:
