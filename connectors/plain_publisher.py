@@ -2,7 +2,8 @@
 
 An idempotent `confluent_kafka.Producer` without waiting for batches. Offsets are handed on to be committed only after
 every record of their group is acknowledged, so a crash at any moment loses nothing and may repeat what was under way.
-This file does not commit (`connectors/frames.py` does, given as a function) and does not decide what is written.
+Markers of what is finished are held back for the same reason (`in_order`). This file does not commit
+(`connectors/frames.py` does, given as a function) and does not decide what is written.
 """
 
 from __future__ import annotations
@@ -66,13 +67,8 @@ class PlainPublisher:
         StaleGroupError: the records are written by then, and whose offsets still count is judged by who commits them.
         FencedError only says that librdkafka cannot go on: nobody can replace this publisher.
         """
-        attempt = 0
-        left = records
-        while left := await self._write(left):
-            if self._halt.is_set():
-                raise FencedError("the publisher was closed before all records were acknowledged")
-            await asyncio.sleep(BACKOFF_S[min(attempt, len(BACKOFF_S) - 1)])
-            attempt += 1
+        for part in in_order(records):
+            await self._write_all(part)
         if offsets:
             self._commit(offsets)
         self.groups += 1
@@ -84,6 +80,15 @@ class PlainPublisher:
             self._producer.purge()
             await asyncio.to_thread(self._thread.join)
             self._producer = None
+
+    async def _write_all(self, records: Sequence[Out]) -> None:
+        attempt = 0
+        left = records
+        while left := await self._write(left):
+            if self._halt.is_set():
+                raise FencedError("the publisher was closed before all records were acknowledged")
+            await asyncio.sleep(BACKOFF_S[min(attempt, len(BACKOFF_S) - 1)])
+            attempt += 1
 
     async def _write(self, records: Sequence[Out]) -> Sequence[Out]:
         """The records that were not acknowledged, for a reason that may pass."""
@@ -139,6 +144,18 @@ class PlainPublisher:
         while not self._halt.is_set():
             producer.poll(_POLL_S)
         producer.flush(_POLL_S)  # reports of what was purged
+
+
+def in_order(records: Sequence[Out]) -> list[Sequence[Out]]:
+    """Parts of a group, each to be written when the one before is acknowledged.
+
+    A record without a value says that something is over. Were it durable before what became of that, which stands in
+    another partition, a crash in between would lose a delivery.
+    """
+    marks = [record for record in records if record[2] is None]
+    if not marks:
+        return [records]
+    return [[record for record in records if record[2] is not None], marks]
 
 
 def _again(message: Message) -> Out:
