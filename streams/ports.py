@@ -101,7 +101,8 @@ class Publisher(Protocol):
         offsets: Sequence[tuple[str, int, int, str]],
         still_ours: Callable[[], bool] | None = None,
     ) -> None:
-        """One Kafka transaction: the records, and offsets as (topic, partition, next offset, metadata).
+        """One Kafka transaction: the records, and offsets as (topic, partition, next offset, metadata). Without
+        transactions: the records with a value, then those without (they say that something is over), then the offsets.
 
         `still_ours` says whether the offsets' partitions are those of the epoch in which the offsets were computed. It
         is asked, on any thread, each time after the group's metadata was read: the group knows members, not whose
