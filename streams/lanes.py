@@ -278,7 +278,7 @@ class Lane:
             return True
         if queue.refs and queue.refs[0] >> _OFFSET_BITS < order.number:
             return False
-        return order.number < min(queue.pipe, default=_OFFSET_MASK)
+        return order.number <= min(queue.pipe, default=_OFFSET_MASK)
 
     def hold_key(self, order: Order) -> None:
         """Nothing of the key is sent until `ended` is told of this delivery."""
@@ -319,7 +319,7 @@ class Lane:
         first_job = _number_of(queue.jobs[0]) if queue.jobs else _OFFSET_MASK
         first_sent = min(queue.pipe, default=_OFFSET_MASK)
         number = queue.refs[0] >> _OFFSET_BITS if queue.refs else _OFFSET_MASK
-        if first_job < min(number, first_sent):
+        if first_job <= min(number, first_sent):  # equal: a second copy of it, which is nothing to wait for
             job = queue.jobs.pop(0)
             self.waiting -= 1
             queue.running = first_job

@@ -139,3 +139,16 @@ async def test_a_second_partition_s_ordered_deliveries_are_read_where_they_are()
     town.table.put(ORDERED)
     await town.done(10)
     assert len(town.posts) == 4
+
+
+@virtual
+async def test_two_copies_of_one_in_the_log_do_not_wait_for_each_other() -> None:
+    """As they may stand there after a crash, where nothing is written in transactions."""
+    town = Town()
+    town.table.put(msgspec.structs.replace(ORDERED, max_in_flight=3))
+    for number in (1, 1, 2, 2, 3):
+        town.write(TOPICS.parked, b"a", fresh(number, "a"), [Order("", number).header()])
+    await town.worker(read_max=1)  # one is in memory, and the other is not read before it is gone
+    await town.done(10)
+    first_posts = dict.fromkeys(post.headers["webhook-id"] for post in town.posts)
+    assert list(first_posts) == [id_of(number, "a") for number in (1, 2, 3)]
