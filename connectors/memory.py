@@ -28,6 +28,7 @@ from schemas.errors import (
 )
 from schemas.frame import Headers, Out, Record
 from schemas.post import PostDone, PostResult
+from schemas.subjects import LATEST, Version, no_version
 from schemas.subscription import Subscription
 
 
@@ -68,6 +69,7 @@ class MemoryRegistry:
         self.available = True
         self._texts: list[str] = []
         self._ids: dict[bytes, int] = {}
+        self._subjects: dict[str, list[int]] = {}  # the ids of its versions, in order
 
     async def schema(self, schema_id: int) -> str:
         """The text of the schema; see the port."""
@@ -84,7 +86,25 @@ class MemoryRegistry:
         if canonical not in self._ids:
             self._texts.append(schema)
             self._ids[canonical] = len(self._texts)
-        return self._ids[canonical]
+        schema_id = self._ids[canonical]
+        held = self._subjects.setdefault(subject, [])
+        if schema_id not in held:
+            held.append(schema_id)
+        return schema_id
+
+    async def versions_of(self, schema_id: int) -> Sequence[tuple[str, int]]:
+        """See the port."""
+        self._check_available()
+        return sorted((name, ids.index(schema_id) + 1) for name, ids in self._subjects.items() if schema_id in ids)
+
+    async def version(self, subject: str, number: int) -> Version:
+        """See the port."""
+        self._check_available()
+        ids = self._subjects.get(subject, [])
+        wanted = len(ids) if number == LATEST else number
+        if not 1 <= wanted <= len(ids):
+            raise UnknownSchemaError(no_version(subject, number))
+        return Version(ids[wanted - 1], wanted, self._texts[ids[wanted - 1] - 1])
 
     def _check_available(self) -> None:
         if not self.available:

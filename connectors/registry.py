@@ -11,12 +11,13 @@ import asyncio
 import contextlib
 import fcntl
 import logging
+import math
 import os
 import re
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Hashable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 from urllib.parse import quote, unquote, urlsplit
 
 import msgspec
@@ -24,12 +25,15 @@ import msgspec
 from schemas import codec
 from schemas.delivery import dead_letter_schema
 from schemas.errors import RegistryUnavailableError, UnknownSchemaError
+from schemas.subjects import LATEST, Version, no_version
 
 if TYPE_CHECKING:
     from confluent_kafka.schema_registry import Schema
     from confluent_kafka.schema_registry.error import SchemaRegistryError
 
 log = logging.getLogger(__name__)
+
+_Answer = TypeVar("_Answer")
 
 #: Every version of our own records. Their subjects are the records' full names.
 _OWN = (
@@ -142,6 +146,22 @@ class FolderRegistry:
     async def register(self, subject: str, schema: str) -> int:
         """Keep the schema as the subject's next version unless it has it; the id. ValueError when refused."""
         return await asyncio.to_thread(self._register, subject, schema)
+
+    async def versions_of(self, schema_id: int) -> Sequence[tuple[str, int]]:
+        """See the port."""
+        await self.refresh()
+        return [key for key, entry in sorted(self._shelf.entries.items()) if entry.id == schema_id]
+
+    async def version(self, subject: str, number: int) -> Version:
+        """See the port."""
+        await self.refresh()
+        wanted = number
+        if number == LATEST:
+            wanted = max((version for known, version in self._shelf.entries if known == subject), default=0)
+        entry = self._shelf.entries.get((subject, wanted))
+        if entry is None:
+            raise UnknownSchemaError(no_version(subject, number))
+        return Version(entry.id, entry.version, entry.schema)
 
     async def refresh(self) -> None:
         """Read the folder again when it may have changed; cheap when it has not. RegistryUnavailableError."""
@@ -297,7 +317,10 @@ _DEFAULTS: dict[str, Any] = {
     "retries.max.wait.ms": 500,
 }
 
-_SCHEMA_NOT_FOUND = 40403
+#: How long the newest version of a subject, and the subjects of a schema, are not asked for again.
+LATEST_SECONDS = 5.0
+
+_SUBJECT_NOT_FOUND, _VERSION_NOT_FOUND, _SCHEMA_NOT_FOUND = 40401, 40402, 40403
 
 
 class ConfluentRegistry:
@@ -315,6 +338,8 @@ class ConfluentRegistry:
         self._monotonic = monotonic
         self._texts: dict[int, str] = {}
         self._unknown_until: dict[int, float] = {}
+        self._numbered: dict[tuple[str, int], Version] = {}
+        self._fleeting: dict[Hashable, tuple[float, Any]] = {}
         self._shown = ", ".join(_without_credentials(one) for one in url.split(","))
         try:
             self._client = SchemaRegistryClient({**_DEFAULTS, **(conf or {}), "url": url})
@@ -344,6 +369,57 @@ class ConfluentRegistry:
 
         schema_id: int = await self._ask(self._client.register_schema, subject, Schema(schema, "AVRO"))
         return schema_id
+
+    async def versions_of(self, schema_id: int) -> Sequence[tuple[str, int]]:
+        """See the port."""
+        return await self._for_a_while(schema_id, self._versions_of, schema_id)
+
+    async def version(self, subject: str, number: int) -> Version:
+        """See the port."""
+        if number == LATEST:
+            return await self._for_a_while(subject, self._version, subject, "latest")
+        if number < 1:
+            raise UnknownSchemaError(no_version(subject, number))
+        known = self._numbered.get((subject, number))
+        if known is None:
+            known = await self._version(subject, number)
+        return known
+
+    async def _versions_of(self, schema_id: int) -> Sequence[tuple[str, int]]:
+        try:
+            found = await self._ask(lambda: self._client.get_schema_versions(schema_id, deleted=True))
+        except UnknownSchemaError:
+            return []
+        return sorted((one.subject, one.version) for one in found)
+
+    async def _version(self, subject: str, number: int | Literal["latest"]) -> Version:
+        # What is softly deleted can still be asked for by its number; `latest` skips it.
+        try:
+            found = await self._ask(lambda: self._client.get_version(subject, number, deleted=number != "latest"))
+        except UnknownSchemaError:
+            raise UnknownSchemaError(no_version(subject, LATEST if number == "latest" else number)) from None
+        text = self._avro_text(found.schema_id, found.schema)
+        version = Version(found.schema_id, found.version, text)
+        _make_room(self._numbered)
+        self._numbered[subject, version.version] = version
+        return version
+
+    async def _for_a_while(
+        self, key: Hashable, ask: Callable[..., Coroutine[Any, Any, _Answer]], *arguments: Any
+    ) -> _Answer:
+        """The answer, not asked for again for `LATEST_SECONDS`; longer while the registry is out of reach."""
+        until, answer = self._fleeting.get(key, (-math.inf, None))
+        if self._monotonic() < until:
+            return cast(_Answer, answer)
+        try:
+            answer = await ask(*arguments)
+        except RegistryUnavailableError:
+            if key not in self._fleeting:
+                raise
+        self._fleeting.pop(key, None)
+        _make_room(self._fleeting)
+        self._fleeting[key] = (self._monotonic() + LATEST_SECONDS, answer)
+        return cast(_Answer, answer)
 
     async def list_entries(self) -> list[Entry]:
         """All versions of all subjects that hold Avro schemas, in order: one request each. RegistryUnavailableError."""
@@ -387,7 +463,7 @@ class ConfluentRegistry:
         status, code, said = error.http_status_code, error.error_code, error.error_message
         # A 404 without the registry's own code comes from something else at this URL, and says nothing of the
         # id.
-        if code == _SCHEMA_NOT_FOUND:
+        if code in (_SUBJECT_NOT_FOUND, _VERSION_NOT_FOUND, _SCHEMA_NOT_FOUND):
             return UnknownSchemaError(f"the schema registry {self._shown}: {said}")
         if status in (409, 422):
             return ValueError(f"the schema registry refuses the schema: {said}")
@@ -413,7 +489,7 @@ def _without_credentials(url: str) -> str:
     return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
 
 
-def _make_room(cache: dict[int, Any]) -> None:
+def _make_room(cache: dict[Any, Any]) -> None:
     """The oldest goes; asking for it again costs one request."""
     if len(cache) >= CACHED_MAX:
         del cache[next(iter(cache))]

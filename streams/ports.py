@@ -11,6 +11,7 @@ from typing import Protocol
 from schemas.endpoint import EndpointState
 from schemas.frame import Out, Record
 from schemas.post import PostDone
+from schemas.subjects import Version
 from schemas.subscription import Subscription
 
 
@@ -83,13 +84,30 @@ class EndpointTable(Protocol):
 
 
 class Registry(Protocol):
-    """Schemas by id."""
+    """Schemas by id, and versions of subjects. An id or numbered version, once known, means the same for ever.
+
+    Each raises RegistryUnavailableError while the registry is out of reach and the answer is not known already.
+    """
 
     async def schema(self, schema_id: int) -> str:
-        """The schema's JSON text. UnknownSchemaError when there is none; RegistryUnavailableError when out of reach."""
+        """The schema's JSON text, with what it refers to written out. UnknownSchemaError when there is none."""
 
     async def register(self, subject: str, schema: str) -> int:
         """The id of the schema under the subject, new or existing. ValueError when it is refused as incompatible."""
+
+    async def versions_of(self, schema_id: int) -> Sequence[tuple[str, int]]:
+        """Every (subject, version) that holds this schema, by name and number; none for an unknown id.
+
+        Versions that are only softly deleted count, as they do for `version`: events written with them are still there.
+        May be some seconds old, and older while the registry is out of reach.
+        """
+
+    async def version(self, subject: str, number: int) -> Version:
+        """Version `number` of the subject, or its newest for `LATEST`; (id, version, text) as in `schema`.
+
+        The newest may be some seconds old, and older while the registry is out of reach. UnknownSchemaError when there
+        is no such subject or version.
+        """
 
 
 class Publisher(Protocol):

@@ -27,11 +27,19 @@ from confluent_kafka.schema_registry.error import SchemaRegistryError
 from confluent_kafka.serialization import MessageField, SerializationContext
 
 from connectors.memory import ManualClock, MemoryRegistry
-from connectors.registry import CACHED_MAX, RESCAN_SECONDS, ConfluentRegistry, FolderRegistry, registry_from
+from connectors.registry import (
+    CACHED_MAX,
+    LATEST_SECONDS,
+    RESCAN_SECONDS,
+    ConfluentRegistry,
+    FolderRegistry,
+    registry_from,
+)
 from connectors.registry_server import BODY_BYTES_MAX, registry_app
 from schemas import codec
 from schemas.delivery import dead_letter_schema
 from schemas.errors import RegistryUnavailableError, UnknownSchemaError
+from schemas.subjects import LATEST
 from streams.ports import Registry
 
 
@@ -108,10 +116,31 @@ async def test_one_id_is_asked_for_by_many_at_once(registry: Registry) -> None:
     assert await asyncio.gather(*(registry.schema(a) for _ in range(20))) == [A] * 20
 
 
+async def test_versions_are_numbered_within_their_subject(registry: Registry) -> None:
+    a = await registry.register("things-value", A)
+    b = await registry.register("things-value", B)
+    assert await registry.register("other", B) == b
+    assert await registry.register("things-value", A) == a  # known: no third version
+    assert await registry.version("things-value", 1) == (a, 1, A)
+    assert await registry.version("things-value", 2) == (b, 2, B)
+    assert await registry.version("things-value", LATEST) == (b, 2, B)
+    assert await registry.version("other", LATEST) == (b, 1, B)
+    assert list(await registry.versions_of(b)) == [("other", 1), ("things-value", 2)]
+    assert list(await registry.versions_of(a)) == [("things-value", 1)]
+
+
+async def test_versions_that_are_not_there(registry: Registry) -> None:
+    await registry.register("things-value", A)
+    for subject, number in (("things-value", 2), ("things-value", 0), ("nothing", 1), ("nothing", LATEST)):
+        with pytest.raises(UnknownSchemaError, match=subject):
+            await registry.version(subject, number)
+    assert list(await registry.versions_of(77)) == []
+
+
 async def test_the_fake_can_be_out_of_reach() -> None:
     fake = MemoryRegistry()
     fake.available = False
-    for question in (fake.schema(1), fake.register("s", A)):
+    for question in (fake.schema(1), fake.register("s", A), fake.versions_of(1), fake.version("s", 1)):
         with pytest.raises(RegistryUnavailableError):
             await question
 
@@ -416,6 +445,46 @@ async def test_answers_are_remembered_and_denials_for_a_while() -> None:
             known[n] = A
             await registry.schema(n)
         assert len(registry._texts) == CACHED_MAX
+        await registry.close()
+
+
+async def test_the_newest_version_is_looked_at_again_after_a_while_and_kept_during_an_outage() -> None:
+    asked: list[str] = []
+    latest = {"subject": "s", "version": 1, "id": 1, "schema": A}
+    down = False
+
+    async def answer(request: web.Request) -> web.Response:
+        asked.append(request.path)
+        if down:
+            return web.json_response({"error_code": 50001, "message": "store"}, status=500)
+        if request.path.endswith("/1/versions"):
+            return web.json_response([{"subject": "s", "version": 1}])
+        return web.json_response(latest)
+
+    async with served(answering(answer)) as url:
+        clock = ManualClock()
+        registry = by_url(url, clock)
+        for _ in range(3):
+            assert await registry.version("s", LATEST) == (1, 1, A)
+            assert await registry.version("s", 1) == (1, 1, A)
+            assert list(await registry.versions_of(1)) == [("s", 1)]
+        assert asked == ["/subjects/s/versions/latest", "/schemas/ids/1/versions"]
+
+        latest = {"subject": "s", "version": 2, "id": 2, "schema": B}
+        clock.advance_ms(int(LATEST_SECONDS * 1000))
+        assert await registry.version("s", LATEST) == (2, 2, B)
+
+        down = True
+        clock.advance_ms(60_000)
+        assert await registry.version("s", LATEST) == (2, 2, B)
+        assert await registry.version("s", 1) == (1, 1, A)
+        assert list(await registry.versions_of(1)) == [("s", 1)]
+        for question in (registry.version("t", LATEST), registry.versions_of(2), registry.version("s", 2)):
+            with pytest.raises(RegistryUnavailableError):
+                await question
+        count = len(asked)
+        assert await registry.version("s", LATEST) == (2, 2, B)
+        assert len(asked) == count  # nor is a registry that is down asked at each event
         await registry.close()
 
 
