@@ -479,7 +479,7 @@ async def test_the_newest_version_is_looked_at_again_after_a_while_and_kept_duri
         assert await registry.version("s", LATEST) == (2, 2, B)
         assert await registry.version("s", 1) == (1, 1, A)
         assert list(await registry.versions_of(1)) == [("s", 1)]
-        for question in (registry.version("t", LATEST), registry.versions_of(2), registry.version("s", 2)):
+        for question in (registry.version("t", LATEST), registry.versions_of(2), registry.version("s", 3)):
             with pytest.raises(RegistryUnavailableError):
                 await question
         count = len(asked)
