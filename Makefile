@@ -43,6 +43,8 @@ clean: ## remove the set-up and every cache
 	find $(SOURCES) -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .venv/.ready: constraints.txt pyproject.toml
+	@test ! -L .venv || { \
+		echo ".venv is a link: what it points to would be emptied. Run make where it points to, or remove the link." >&2; exit 1; }
 	@test -n "$(PYTHON)" || { \
 		echo "No Python 3.11 or later found: install one, or name it with make PYTHON=/path/to/python." >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
