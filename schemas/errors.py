@@ -37,6 +37,15 @@ class InvalidSubscriptionError(ValueError):
     """A subscription record that must not come into force; the message names the field."""
 
 
+class InvalidFilterError(ValueError):
+    """A filter pattern that must not come into force: `path` is the place in it, as `$.data.amount[0].numeric[1]`."""
+
+    def __init__(self, path: str, sentence: str) -> None:
+        super().__init__(f"{path}: {sentence}")
+        self.path = path
+        self.sentence = sentence
+
+
 class UndecodableError(ValueError):
     """A record that cannot be decoded or routed; `reason` is the short, closed name that counters use."""
 
