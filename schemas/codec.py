@@ -19,7 +19,7 @@ from fastavro import _read_py as fastavro_python
 from fastavro.read import LOGICAL_READERS
 from fastavro.schema import SchemaParseException
 
-from schemas.errors import UndecodableError
+from schemas.errors import UndecodableError, UnresolvableError
 
 MAGIC = b"\x00"
 _HEADER = struct.Struct(">bI")
@@ -101,7 +101,7 @@ def parse_schema(schema: str, *, logical_types: bool = True) -> Schema:
         if _walk(parsed, {}, ()):
             if not isinstance(parsed, dict):
                 raise ValueError("a record that contains itself is not supported inside a union at the top")
-            parsed[_RECURSIVE] = True
+            parsed[RECURSIVE] = True
         return cast(Schema, parsed)
     except RecursionError:
         raise ValueError("not a valid Avro schema: nested too deeply") from None
@@ -110,7 +110,7 @@ def parse_schema(schema: str, *, logical_types: bool = True) -> Schema:
 
 
 #: Our mark in a parsed schema (fastavro ignores what it does not know): a record in it contains itself.
-_RECURSIVE = "__recursive__"
+RECURSIVE = "__recursive__"
 
 
 def _walk(node: Any, named: dict[str, Any], inside: tuple[str, ...]) -> bool:
@@ -175,11 +175,13 @@ def decode(value: bytes, writer: Schema, reader: Schema | None = None) -> Any:
     stream.seek(HEADER_BYTES)
     # Of a record that contains itself, the data decides how deep it goes. fastavro's compiled reader then
     # runs over the C stack and takes the process with it; its Python one raises RecursionError.
-    module = fastavro_python if _RECURSIVE in writer else fastavro
+    module = fastavro_python if RECURSIVE in writer else fastavro
     try:
         result = module.schemaless_reader(stream, writer, reader)
     except (EOFError, struct.error):
         raise UndecodableError("truncated", "the Avro payload ends before the record does") from None
+    except UnresolvableError:  # of `schemas/resolution.py`, whose steps run inside fastavro's reader
+        raise
     except Exception as error:  # noqa: BLE001 - fastavro raises what its parts raise: IndexError, OverflowError, ...
         raise UndecodableError("avro", f"{type(error).__name__}: {error}") from None
     if left := len(value) - stream.tell():

@@ -53,3 +53,12 @@ class UndecodableError(ValueError):
         super().__init__(detail)
         self.reason = reason
         self.detail = detail
+
+
+class UnresolvableError(ValueError):
+    """What was written cannot be read with the schema asked for; `path` is the place, as `$.customer.address.zip`."""
+
+    def __init__(self, path: str, sentence: str) -> None:
+        super().__init__(f"{path}: {sentence}")
+        self.path = path
+        self.sentence = sentence

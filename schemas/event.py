@@ -6,19 +6,17 @@ binding (`ce_id`, `ce_type`, ...; binary content mode). This file does not look 
 
 from __future__ import annotations
 
-import base64
 import datetime
-import decimal
-import uuid
-from typing import Any
 
 import msgspec
 import orjson
 
 from schemas import codec
-from schemas.errors import InvalidSubscriptionError, UndecodableError
+from schemas.errors import InvalidSubscriptionError, UndecodableError, UnresolvableError
 from schemas.frame import Headers
 from schemas.ids import EVENT_ID_BYTES_MAX
+from schemas.rendering import render_json
+from schemas.resolution import Resolver
 from schemas.subscription import TENANT_PATTERN, check_event_type
 
 DEFAULT_TENANT = "default"
@@ -71,7 +69,8 @@ class CloudEventDecoder:
     """Decodes any Avro record with `ce_*` headers (CloudEvents Kafka protocol binding 1.0.2, binary content mode)."""
 
     def __init__(self, writer_schema: str) -> None:
-        self._writer = codec.parse_schema(writer_schema)
+        """ValueError when it is no valid Avro schema."""
+        self._resolver = Resolver(writer_schema)
 
     def decode(self, value: bytes, headers: Headers | None, timestamp_ms: int) -> Event:
         """An event; UndecodableError as above, and `not_an_event` without the headers that make it one."""
@@ -81,14 +80,17 @@ class CloudEventDecoder:
                 "not_an_event",
                 "neither a distributary.Event nor a record with CloudEvents headers (ce_id, ce_type, ...)",
             )
-        record = codec.decode(value, self._writer)
+        try:
+            document = self._resolver.record(value)
+        except UnresolvableError as error:  # a date of the year 10000, say: no subscriber could be told
+            raise UndecodableError("bad_data", f"the record cannot be written as JSON: {error}") from None
         time = attributes.get("ce_time")
         event = Event(
             id=attributes.get("ce_id", ""),
             type=attributes.get("ce_type", ""),
             tenant=attributes.get("ce_tenant", DEFAULT_TENANT),
             time_ms=_rfc3339_ms(time) if time is not None else timestamp_ms,
-            data=render_json(record),
+            data=render_json(document),
             subject=attributes.get("ce_subject"),
             traceparent=attributes.get("ce_traceparent", attributes.get("traceparent")),
         )
@@ -164,30 +166,6 @@ def _rfc3339_ms(text: str) -> int:
     except ValueError as error:
         raise UndecodableError("bad_field", f"ce_time {text[:64]!r} is not an RFC 3339 time: {error}") from None
     return int(moment.timestamp() * 1000)
-
-
-def render_json(record: object) -> bytes:
-    """JSON of a decoded Avro record: logical times as RFC 3339, decimals and UUIDs as strings, bytes as base64.
-
-    UndecodableError `bad_data` for what JSON cannot say (an integer beyond 64 bits, a map's odd key).
-    """
-    try:
-        return orjson.dumps(record, default=_json_form)
-    except TypeError as error:
-        raise UndecodableError("bad_data", f"the record cannot be written as JSON: {error}") from None
-
-
-def _json_form(value: Any) -> Any:
-    match value:
-        case bytes():
-            return base64.b64encode(value).decode()
-        case decimal.Decimal():
-            return str(value)
-        case uuid.UUID():
-            return str(value)
-        case datetime.timedelta():
-            return value.total_seconds()
-    raise TypeError(f"{type(value).__name__} has no JSON form")
 
 
 # --- writing --------------------------------------------------------------------------------------
