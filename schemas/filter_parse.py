@@ -16,6 +16,7 @@ from typing import Literal, NoReturn, TypeVar, cast
 import msgspec
 
 from schemas.errors import InvalidFilterError
+from schemas.filter_json import NumberText, Repeating, decoded
 from schemas.filter_pattern import (
     DEPTH_MAX,
     FILTER_BYTES_MAX,
@@ -69,7 +70,7 @@ def parse_pattern(pattern: object) -> ParsedPattern:
     Numbers count as they are written, so give the text where there is one: a decoder that makes floats has lost digits.
     """
     if isinstance(pattern, str):
-        pattern = _decoded(pattern)
+        pattern = decoded(pattern)
     if not isinstance(pattern, dict):
         _refuse("$", 'an object is needed, as {"data": {"status": ["paid"]}}')
     parsed = _Reader().pattern(pattern, "$", 1)
@@ -77,52 +78,6 @@ def parse_pattern(pattern: object) -> ParsedPattern:
     if len(text.encode()) > FILTER_BYTES_MAX:
         _refuse("$", f"more than {FILTER_BYTES_MAX} bytes")
     return ParsedPattern(parsed, text)
-
-
-# --- JSON -----------------------------------------------------------------------------------------
-
-
-class _NumberText(str):
-    """A number as the text has it."""
-
-    __slots__ = ()
-
-
-class _Repeating(dict[str, object]):
-    """A decoded object that names a field twice."""
-
-    repeated = ""
-
-
-def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    decoded = dict(pairs)
-    if len(decoded) == len(pairs):
-        return decoded
-    repeating = _Repeating(decoded)
-    seen: set[str] = set()
-    for name, _ in pairs:
-        if name in seen:
-            repeating.repeated = name
-            break
-        seen.add(name)
-    return repeating
-
-
-def _decoded(text: str) -> object:
-    try:
-        size = len(text.encode())
-    except UnicodeEncodeError:
-        _refuse("$", "not Unicode text: it holds half of a surrogate pair")
-    if size > FILTER_BYTES_MAX:
-        _refuse("$", f"more than {FILTER_BYTES_MAX} bytes")
-    try:
-        return json.loads(
-            text, object_pairs_hook=_object, parse_int=_NumberText, parse_float=_NumberText, parse_constant=_NumberText
-        )
-    except json.JSONDecodeError as error:
-        _refuse("$", f"not JSON: {error}")
-    except RecursionError:
-        _refuse("$", f"nested more than {DEPTH_MAX} levels deep")
 
 
 # --- patterns -------------------------------------------------------------------------------------
@@ -138,7 +93,7 @@ class _Reader:
     def pattern(self, given: dict[object, object], path: str, depth: int) -> Pattern:
         if depth > DEPTH_MAX:
             _refuse(path, f"nested more than {DEPTH_MAX} levels deep")
-        if isinstance(given, _Repeating):
+        if isinstance(given, Repeating):
             _refuse(_at(path, given.repeated), "this name stands twice in its object")
         if not given:
             _refuse(path, "an empty object says nothing; leave it out")
@@ -201,7 +156,7 @@ class _Reader:
 
     def _operator(self, given: dict[object, object], path: str) -> tuple[str, object, str]:
         """(name, argument, place of the argument)"""
-        if len(given) != 1 or isinstance(given, _Repeating):
+        if len(given) != 1 or isinstance(given, Repeating):
             _refuse(path, 'an alternative has one operator, as {"prefix": "eu-"}')
         ((name, argument),) = given.items()
         if not isinstance(name, str):
@@ -216,7 +171,7 @@ class _Reader:
                 _refuse(path, "only equals-ignore-case can stand here")
             fold = True
         self._leaf(path)
-        if not isinstance(argument, str) or isinstance(argument, _NumberText):
+        if not isinstance(argument, str) or isinstance(argument, NumberText):
             _refuse(path, f"a text is needed, not {_kind(argument)}")
         text = self._text(argument, path)
         if operator != "wildcard":
@@ -243,7 +198,7 @@ class _Reader:
 
     def _text_but(self, operator: TextOperator, given: object, path: str) -> Text:
         self._leaf(path)
-        if not isinstance(given, str) or isinstance(given, _NumberText):
+        if not isinstance(given, str) or isinstance(given, NumberText):
             _refuse(path, f"a text is needed, not {_kind(given)}")
         if not given:
             _refuse(path, "an empty text is not allowed here")
@@ -279,7 +234,7 @@ class _Reader:
 
     def _cidr(self, argument: object, path: str) -> Cidr:
         self._leaf(path)
-        if not isinstance(argument, str) or isinstance(argument, _NumberText):
+        if not isinstance(argument, str) or isinstance(argument, NumberText):
             _refuse(path, f"a text is needed, not {_kind(argument)}")
         address, slash, bits = self._text(argument, path).partition("/")
         try:
@@ -299,14 +254,14 @@ class _Reader:
         self._leaf(path)
         if given is None or isinstance(given, bool):
             return given
-        if isinstance(given, str) and not isinstance(given, _NumberText):
+        if isinstance(given, str) and not isinstance(given, NumberText):
             return self._text(given, path)
-        if isinstance(given, _NumberText | int | float | Decimal):
+        if isinstance(given, NumberText | int | float | Decimal):
             return self._number(given, path)
         raise InvalidFilterError(path, "a text, a number, true, false, null or an operator is needed")
 
     def _number(self, given: object, path: str) -> Number:
-        if isinstance(given, bool) or not isinstance(given, _NumberText | int | float | Decimal):
+        if isinstance(given, bool) or not isinstance(given, NumberText | int | float | Decimal):
             _refuse(path, f"a number is needed, not {_kind(given)}")
         if isinstance(given, int) and given.bit_length() > 1_024:
             _refuse(path, _NUMBER_RULE)
@@ -410,7 +365,7 @@ def _kind(value: object) -> str:
             return "null"
         case bool():
             return "true" if value else "false"
-        case _NumberText() | int() | float() | Decimal():
+        case NumberText() | int() | float() | Decimal():
             return "a number"
         case str():
             return "a text"

@@ -1,28 +1,21 @@
 """Filters: does an event's document match a pattern.
 
 `parse_filter` reads and checks a pattern; equal patterns, however they are written, are one `Filter`, compiled once. A
-match runs a bounded number of steps for each value that it looks at: no regular expressions, no backtracking.
-
-A document is what JSON decodes to. Numbers are compared exactly: ints and Decimals as they are, a float as the shortest
-text that reads back as it (which is what JSON writes for it). `load_json` loses no digit. This file does not choose
-which of many filters to look at (`streams/core/filter_index.py`).
+match runs a bounded number of steps for each value that it looks at: no regular expressions, no backtracking. This file
+does not choose which of many filters to look at (`streams/core/filter_index.py`).
 """
 
 from __future__ import annotations
 
-import ipaddress
-import math
-from collections.abc import Callable, Iterable, Iterator
-from decimal import Decimal, InvalidOperation
+from collections.abc import Callable
 from typing import Any, assert_never
 from weakref import WeakValueDictionary
 
-import msgspec
-
 from schemas.filter_parse import parse_pattern, wildcard_parts
-from schemas.filter_pattern import Alternatives, AnythingBut, Cidr, Exact, Exists, Pattern, Range, Test, Text
+from schemas.filter_pattern import Alternatives, AnythingBut, Cidr, Exact, Exists, Pattern, Range, Text
+from streams.core.filter_guards import Guard, guard_of
+from streams.core.filter_values import MISSING, PLAIN, Document, address_of, number_of, objects, scalar_key, scalars
 
-Document = dict[str, Any]
 #: Whether an object has what a part of a pattern asks for.
 Matcher = Callable[[Document], bool]
 #: Whether one value does: a text, number, boolean or null, never an object or array.
@@ -30,9 +23,10 @@ Check = Callable[[Any], bool]
 
 
 class Filter:
-    """A checked pattern. Equal and hashed by its canonical text; made by `parse_filter` only."""
+    """A checked pattern. Made by `parse_filter` only, which gives the same object for equal patterns as long as it is
+    in use: so identity is equality of `text`."""
 
-    __slots__ = ("__weakref__", "_match", "pattern", "reads_data", "text")
+    __slots__ = ("__weakref__", "_guard", "_matcher", "pattern", "reads_data", "text")
 
     def __init__(self, pattern: Pattern, text: str) -> None:
         self.pattern = pattern
@@ -40,25 +34,23 @@ class Filter:
         self.text = text
         #: Whether the event's data is looked at, or only what is around it.
         self.reads_data = _names_data(pattern)
-        self._match: Matcher | None = None
+        self._matcher: Matcher | None = None
+        self._guard: Guard | Any | None = MISSING
 
     def matches(self, document: Document) -> bool:
         """Whether the document has everything that the pattern asks for."""
-        return self.matcher(document)
+        matcher = self._matcher
+        if matcher is None:  # when it is first needed: a worker holds many filters that none of its events meets
+            matcher = self._matcher = _compiled(self.pattern)
+        return matcher(document)
 
     @property
-    def matcher(self) -> Matcher:
-        """`matches` as a function. Compiled when it is first asked for: a worker holds many filters that no event of
-        its partitions meets."""
-        if self._match is None:
-            self._match = compile_pattern(self.pattern)
-        return self._match
-
-    def __eq__(self, other: object) -> bool:
-        return self is other or (isinstance(other, Filter) and self.text == other.text)
-
-    def __hash__(self) -> int:
-        return hash(self.text)
+    def guard(self) -> Guard | None:
+        """What a document that matches has for certain; None when nothing can be said. Made once."""
+        if self._guard is MISSING:
+            self._guard = guard_of(self.pattern)
+        guard: Guard | None = self._guard
+        return guard
 
     def __repr__(self) -> str:
         return f"Filter({self.text})"
@@ -71,7 +63,7 @@ _filters: WeakValueDictionary[str, Filter] = WeakValueDictionary()
 def parse_filter(pattern: object) -> Filter:
     """The filter of a pattern: a JSON text, or a decoded JSON object. InvalidFilterError with the place in it.
 
-    Costs a look-up where the pattern is the text of a filter in use.
+    Costs a look-up where the pattern is the canonical text of a filter in use.
     """
     if isinstance(pattern, str):
         known = _filters.get(pattern)
@@ -85,90 +77,13 @@ def _names_data(pattern: Pattern) -> bool:
     return any(name == "data" for name, _ in pattern.fields) or any(map(_names_data, pattern.any_of))
 
 
-# --- documents ------------------------------------------------------------------------------------
+# --- objects --------------------------------------------------------------------------------------
 
 
-def _decimal(text: str) -> Decimal:
-    try:
-        return Decimal(text)
-    except InvalidOperation:  # an exponent beyond what a Decimal can hold: 0, or nothing that JSON readers take
-        if float(text) != 0:
-            raise ValueError("a number is too large") from None
-        return Decimal(0)
-
-
-_decoder = msgspec.json.Decoder(float_hook=_decimal)
-
-
-def load_json(data: bytes) -> Any:
-    """Decode JSON for `matches`: every digit of every number is kept. ValueError when it is not JSON.
-
-    As fast as orjson, which makes floats of decimals and of integers beyond 64 bits.
-    """
-    try:
-        return _decoder.decode(data)
-    except (UnicodeDecodeError, msgspec.DecodeError) as error:
-        raise ValueError(f"not JSON: {error}") from None
-    except RecursionError:
-        raise ValueError("nested too deeply") from None
-
-
-# --- compiling ------------------------------------------------------------------------------------
-
-_MISSING: Any = object()
-#: Types whose values are compared as they are. Booleans are not: True == 1.
-PLAIN = frozenset({str, int, Decimal, type(None)})
-NUMBERS = frozenset({int, Decimal})
-_TRUE, _FALSE, _NO_KEY = object(), object(), object()
-
-
-def scalar_key(value: Any) -> Any:
-    """What stands for a scalar in sets: equal for equal JSON values, and True is not 1. A float that JSON cannot write
-    is null there."""
-    if type(value) in PLAIN:
-        return value
-    if value is True:
-        return _TRUE
-    if value is False:
-        return _FALSE
-    if type(value) is float:
-        return Decimal(repr(value)) if math.isfinite(value) else None
-    return _NO_KEY  # nothing that JSON decodes to
-
-
-def scalars(values: Iterable[Any]) -> Iterator[Any]:
-    """The texts, numbers, booleans and nulls in an array and the arrays in it, in order."""
-    waiting = [iter(values)]
-    while waiting:
-        for value in waiting[-1]:
-            if type(value) is list:
-                waiting.append(iter(value))
-                break
-            if type(value) is not dict:
-                yield value
-        else:
-            waiting.pop()
-
-
-def objects(values: Iterable[Any]) -> Iterator[Document]:
-    """The objects in an array and the arrays in it, in order."""
-    waiting = [iter(values)]
-    while waiting:
-        for value in waiting[-1]:
-            if type(value) is list:
-                waiting.append(iter(value))
-                break
-            if type(value) is dict:
-                yield value
-        else:
-            waiting.pop()
-
-
-def compile_pattern(pattern: Pattern) -> Matcher:
-    """A function of a document."""
+def _compiled(pattern: Pattern) -> Matcher:
     parts = [_field(name, node) for name, node in sorted(pattern.fields, key=_cost)]
     if pattern.any_of:
-        parts.append(_any_of([compile_pattern(branch) for branch in pattern.any_of]))
+        parts.append(_any_of(tuple(map(_compiled, pattern.any_of))))
     if len(parts) == 1:
         return parts[0]
     if len(parts) == 2:
@@ -193,7 +108,7 @@ def _cost(field: tuple[str, Pattern | Alternatives]) -> int:
     return 0 if all(isinstance(test, Exact) for test in node.tests) else 2
 
 
-def _any_of(branches: list[Matcher]) -> Matcher:
+def _any_of(branches: tuple[Matcher, ...]) -> Matcher:
     def matches(document: Document) -> bool:
         for branch in branches:  # noqa: SIM110 - as above
             if branch(document):
@@ -205,7 +120,7 @@ def _any_of(branches: list[Matcher]) -> Matcher:
 
 def _field(name: str, node: Pattern | Alternatives) -> Matcher:
     if isinstance(node, Pattern):
-        return _inside(name, compile_pattern(node))
+        return _inside(name, _compiled(node))
     return _leaf(name, node)
 
 
@@ -215,7 +130,7 @@ def _inside(name: str, matches: Matcher) -> Matcher:
     without = matches({})
 
     def inside(document: Document) -> bool:
-        value = document.get(name, _MISSING)
+        value = document.get(name, MISSING)
         if type(value) is dict:
             return matches(value)
         if type(value) is list:
@@ -232,23 +147,14 @@ def _inside(name: str, matches: Matcher) -> Matcher:
 
 def _leaf(name: str, node: Alternatives) -> Matcher:
     """A field that is a value, or an array of which one value is an alternative."""
-    wanted = frozenset(scalar_key(test.value) for test in node.tests if isinstance(test, Exact))
-    others = [_check(test) for test in node.tests if not isinstance(test, Exact | Exists)]
-    if Exists(True) in node.tests:
-        others = [lambda value: True]
     without = Exists(False) in node.tests
-
-    def check(value: Any) -> bool:
-        if scalar_key(value) in wanted:
-            return True
-        for other in others:  # noqa: SIM110 - as above
-            if other(value):
-                return True
-        return False
+    wanted = frozenset(scalar_key(test.value) for test in node.tests if isinstance(test, Exact))
+    others = [_check(test) for test in node.tests if not isinstance(test, Exact) and test != Exists(False)]
+    check = _one_of(wanted, others) if others else lambda value: scalar_key(value) in wanted
 
     def among(value: Any) -> bool:
-        """The rare kinds: nothing there, an object, an array, a boolean, a float."""
-        if value is _MISSING or type(value) is dict:
+        """The rarer kinds: nothing there, an object, an array, a boolean."""
+        if value is MISSING or type(value) is dict:
             return without
         if type(value) is not list:
             return check(value)
@@ -262,13 +168,13 @@ def _leaf(name: str, node: Alternatives) -> Matcher:
     if not others:
 
         def exact(document: Document) -> bool:
-            value = document.get(name, _MISSING)
+            value = document.get(name, MISSING)
             return value in wanted if type(value) in PLAIN else among(value)
 
         return exact
 
     def leaf(document: Document) -> bool:
-        value = document.get(name, _MISSING)
+        value = document.get(name, MISSING)
         return check(value) if type(value) in PLAIN else among(value)
 
     return leaf
@@ -277,48 +183,56 @@ def _leaf(name: str, node: Alternatives) -> Matcher:
 # --- one value ------------------------------------------------------------------------------------
 
 
-def _check(test: Test) -> Check:
+def _one_of(wanted: frozenset[Any], others: list[Check]) -> Check:
+    if not wanted and len(others) == 1:
+        return others[0]
+
+    def check(value: Any) -> bool:
+        if scalar_key(value) in wanted:
+            return True
+        for other in others:  # noqa: SIM110 - as above
+            if other(value):
+                return True
+        return False
+
+    return check
+
+
+def _check(test: AnythingBut | Range | Cidr | Exists | Text) -> Check:
     match test:
-        case Exact(value):
-            key = scalar_key(value)
-            return lambda given: bool(scalar_key(given) == key)
         case Text():
             return _text(test)
         case AnythingBut(tests):
-            excluded = [_check(each) for each in tests if not isinstance(each, Exact)]
             values = frozenset(scalar_key(each.value) for each in tests if isinstance(each, Exact))
+            excluded = [_check(each) for each in tests if isinstance(each, Text)]
             if not excluded:
                 return lambda given: scalar_key(given) not in values
             return lambda given: not any(each(given) for each in excluded)
         case Range():
             return _range(test)
-        case Cidr(version, network, bits):
-            host_bits = (32 if version == 4 else 128) - bits
-            wanted = (version, network >> host_bits)
-
-            def in_network(given: Any) -> bool:
-                found = address(given)
-                return found is not None and (found[0], found[1] >> host_bits) == wanted
-
-            return in_network
-        case Exists(wanted):
-            return lambda given: wanted
+        case Cidr():
+            return _network(test)
+        case Exists():
+            return lambda given: test.wanted
     assert_never(test)
 
 
 def _text(test: Text) -> Check:
+    """Folding never makes a text shorter, and folds each character by itself: only so many characters are folded as
+    are compared."""
     text = test.text.casefold() if test.fold else test.text
+    size = len(text)
     match test.operator, test.fold:
         case "prefix", False:
             return lambda given: type(given) is str and given.startswith(text)
         case "prefix", True:
-            return lambda given: type(given) is str and given.casefold().startswith(text)
+            return lambda given: type(given) is str and given[:size].casefold().startswith(text)
         case "suffix", False:
             return lambda given: type(given) is str and given.endswith(text)
         case "suffix", True:
-            return lambda given: type(given) is str and given.casefold().endswith(text)
+            return lambda given: type(given) is str and given[max(0, len(given) - size) :].casefold().endswith(text)
         case "equals-ignore-case", _:
-            return lambda given: type(given) is str and given.casefold() == text
+            return lambda given: type(given) is str and len(given) <= size and given.casefold() == text
     return _wildcard(wildcard_parts(text))
 
 
@@ -326,9 +240,9 @@ def _wildcard(parts: list[str]) -> Check:
     """Each part is looked for once, from where the one before ended: the first place is never worse than a later one,
     so nothing is tried twice."""
     if len(parts) == 1:  # inside anything-but, a wildcard without a wildcard is left as it is
-        return lambda given: bool(given == parts[0])
+        return lambda given: type(given) is str and given == parts[0]
     first, *middle, last = parts
-    length_min = sum(map(len, parts))
+    length_min = len(first) + len(last)
 
     def matches(given: Any) -> bool:
         if type(given) is not str or len(given) < length_min:
@@ -341,7 +255,7 @@ def _wildcard(parts: list[str]) -> Check:
             if at < 0:
                 return False
             at += len(part)
-        return at <= end
+        return True
 
     return matches
 
@@ -350,24 +264,22 @@ def _range(test: Range) -> Check:
     low, low_open, high, high_open = test.low, test.low_open, test.high, test.high_open
 
     def within(given: Any) -> bool:
-        if type(given) not in NUMBERS:
-            if type(given) is not float or not math.isfinite(given):
-                return False
-            given = Decimal(repr(given))
-        if low is not None and (given <= low if low_open else given < low):
+        number = number_of(given)
+        if number is None:
             return False
-        return high is None or (given < high if high_open else given <= high)
+        if low is not None and (number <= low if low_open else number < low):
+            return False
+        return high is None or (number < high if high_open else number <= high)
 
     return within
 
 
-def address(value: Any) -> tuple[int, int] | None:
-    """(4 or 6, the address as a number) of a text that is an IP address, without a zone; else None."""
-    # The longest is an IPv6 address that ends with an IPv4 one; a zone is part of no network.
-    if type(value) is not str or not 2 <= len(value) <= 45 or "%" in value:
-        return None
-    try:
-        found = ipaddress.ip_address(value)
-    except ValueError:
-        return None
-    return found.version, int(found)
+def _network(test: Cidr) -> Check:
+    host_bits = (32 if test.version == 4 else 128) - test.bits
+    wanted = (test.version, test.network >> host_bits)
+
+    def within(given: Any) -> bool:
+        found = address_of(given)
+        return found is not None and (found[0], found[1] >> host_bits) == wanted
+
+    return within
