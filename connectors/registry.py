@@ -46,6 +46,7 @@ _OWN = (
     ("operation", 1),
     ("subscription", 1),
     ("subscription", 2),
+    ("subscription", 3),
 )
 
 SCHEMA_BYTES_MAX = 1 << 20

@@ -46,6 +46,14 @@ class InvalidFilterError(ValueError):
         self.sentence = sentence
 
 
+class InvalidTransformError(ValueError):
+    """A transform that is no expression, or one that is too large; the message names the place."""
+
+
+class TransformFailedError(ValueError):
+    """A transform that gives no result for an event."""
+
+
 class UndecodableError(ValueError):
     """A record that cannot be decoded or routed; `reason` is the short, closed name that counters use."""
 

@@ -11,12 +11,17 @@ import base64
 import binascii
 import re
 import sys
-from typing import Literal, NoReturn
+from functools import lru_cache
+from typing import Any, Literal, NoReturn
 from urllib.parse import urlsplit
 
 import msgspec
+import orjson
 
-from schemas.errors import InvalidSubscriptionError
+from schemas.errors import InvalidFilterError, InvalidSubscriptionError, InvalidTransformError
+from schemas.filter_parse import parse_pattern
+from schemas.subjects import LATEST
+from schemas.transform import compile_transform
 
 #: Standard Webhooks 1.0, "Retry schedule": delays from a failed attempt to the next one, in milliseconds.
 STANDARD_RETRY_SCHEDULE_MS: tuple[int, ...] = tuple(
@@ -60,14 +65,27 @@ RATE_LIMIT_MIN, RATE_LIMIT_MAX = 0.001, 100_000.0  # deliveries a second
 BATCH_MAX = 1_000
 BATCH_WAIT_MS_MAX = 60_000
 DISABLE_AFTER_MS_MAX = 365 * 24 * 3600 * 1000
+SCHEMA_VERSION_MAX = 2**31 - 1
+CONTENT_TYPE_LENGTH_MAX = 256
+#: RFC 9110, 8.3.1, with `{version}` wherever a token may stand.
+_TOKEN = r"[A-Za-z0-9!#$%&'*+.^_`|~{}-]+"
+CONTENT_TYPE_PATTERN = re.compile(
+    rf"{_TOKEN}/(?P<subtype>{_TOKEN})( *; *{_TOKEN}=({_TOKEN}|\"[^\"\\\x00-\x1f\x7f-\uffff]*\"))*"
+)
+#: Formats whose body stands for one event and nothing else: no batch is made of them.
+SINGLE_FORMATS = frozenset({"cloudevents_binary", "cloudevents_structured", "avro"})
+#: Formats that do not carry the event's data as JSON: there is nothing in them to project.
+UNTRANSFORMED_FORMATS = frozenset({"avro", "thin"})
 
 State = Literal["active", "paused", "disabled"]
-PayloadFormat = Literal["standard", "data"]
+PayloadFormat = Literal[
+    "standard", "data", "cloudevents_binary", "cloudevents_structured", "cloudevents_batch", "avro", "thin"
+]
 OrderingKey = Literal["subject", "type", "endpoint"]
 
 
 class Subscription(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True, gc=False):
-    """One subscription; field for field `schemas/avro/subscription.v2.avsc`.
+    """One subscription; field for field `schemas/avro/subscription.v3.avsc`.
 
     Times are milliseconds since the epoch, 0 when not known. `retry_schedule_ms` holds the delays between
     attempts, so an endpoint gets `len(retry_schedule_ms) + 1` attempts at most. `reject_statuses` lead to no
@@ -75,6 +93,10 @@ class Subscription(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     the same `ordering_key` arrive in order; with a `batch_max` above 1, up to so many events make one POST, which
     waits `batch_wait_ms` for them. After `disable_after_ms` of nothing but failures the endpoint is disabled; 0 is
     never.
+
+    `filter` is the JSON text of a pattern, `transform` a JMESPath expression, both empty for none. `schema_version` is
+    the version of the event's schema that its data is sent in: 0 as written, `LATEST` the newest. `content_type` takes
+    the place of the format's. On the JSON form, `filter` is the pattern itself and `schema_version` may be `"latest"`.
     """
 
     id: str
@@ -99,6 +121,10 @@ class Subscription(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     batch_wait_ms: int = 0
     adaptive_in_flight: bool = False
     disable_after_ms: int = 432_000_000
+    filter: str = ""
+    transform: str = ""
+    schema_version: int = 0
+    content_type: str = ""
 
     def __repr__(self) -> str:
         """Without the secrets and headers: a repr ends up in logs."""
@@ -106,16 +132,33 @@ class Subscription(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
 
 
 _json_decoder = msgspec.json.Decoder(Subscription)
+_any_decoder = msgspec.json.Decoder(dict[str, Any])
+_raw_decoder = msgspec.json.Decoder(dict[str, msgspec.Raw])
+#: The fields whose JSON is not that of their Avro.
+_JSON_FORMS = (b'"filter"', b'"schema_version"')
 
 
 def subscription_from_json(value: bytes | str) -> Subscription:
     """Decode and validate a JSON object; InvalidSubscriptionError names what is wrong with it."""
+    raw = value.encode() if isinstance(value, str) else value
     try:
-        return checked(_sharing(_json_decoder.decode(value)))
+        if any(name in raw for name in _JSON_FORMS):  # the few that have them pay for both steps
+            return subscription_from_fields(_plain(raw))
+        return checked(_sharing(_json_decoder.decode(raw)))
     except msgspec.ValidationError as error:
         raise InvalidSubscriptionError(str(error)) from None
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InvalidSubscriptionError(f"not a JSON object: {error}") from None
+
+
+def _plain(value: bytes) -> dict[str, Any]:
+    """The JSON form's fields as the record has them."""
+    fields = _any_decoder.decode(value)
+    if fields.get("schema_version") == "latest":
+        fields["schema_version"] = LATEST
+    if isinstance(fields.get("filter"), dict):  # as it is written: a pattern's numbers keep every digit
+        fields["filter"] = bytes(_raw_decoder.decode(value)["filter"]).decode()
+    return fields
 
 
 def subscription_from_fields(fields: dict[str, object]) -> Subscription:
@@ -128,7 +171,19 @@ def subscription_from_fields(fields: dict[str, object]) -> Subscription:
 
 def subscription_to_json(subscription: Subscription) -> bytes:
     """One compact JSON object; fields at their default are left out."""
-    return msgspec.json.encode(subscription)
+    if not (subscription.filter or subscription.schema_version == LATEST):
+        return msgspec.json.encode(subscription)
+    return orjson.dumps(json_form(msgspec.to_builtins(subscription)))
+
+
+def json_form(fields: dict[str, Any]) -> dict[str, Any]:
+    """The record's fields for orjson to write, with the pattern as an object and `"latest"` in words."""
+    fields = dict(fields)
+    if fields.get("filter"):
+        fields["filter"] = orjson.Fragment(fields["filter"])
+    if fields.get("schema_version") == LATEST:
+        fields["schema_version"] = "latest"
+    return fields
 
 
 #: Numbers that are equal in most subscriptions, while Avro makes a new object of each.
@@ -156,6 +211,10 @@ def _sharing(subscription: Subscription) -> Subscription:
         share(s, "disable_after_ms", _DISABLE_AFTER_MS)
     if s.updated_ms == s.created_ms:
         share(s, "updated_ms", s.created_ms)
+    if s.filter:
+        share(s, "filter", canonical_filter(s.filter))
+    if s.transform:
+        share(s, "transform", sys.intern(s.transform))
     return s
 
 
@@ -200,7 +259,53 @@ def checked(subscription: Subscription) -> Subscription:
         _refuse(f"disable_after_ms: neither 0 (never) nor up to {DISABLE_AFTER_MS_MAX} (365 days)")
     if s.ordered and s.batch_max > 1:
         _refuse("ordered and batched cannot be combined yet: set batch_max to 1, or ordered to false")
+    if s.batch_max > 1 and s.format in SINGLE_FORMATS:
+        _refuse(f"format: no batch can be made of {s.format}: set batch_max to 1, or format to cloudevents_batch")
+    if s.filter:
+        canonical_filter(s.filter)
+    if s.transform:
+        check_transform(s.transform, s.format)
+    if not LATEST <= s.schema_version <= SCHEMA_VERSION_MAX:
+        _refuse('schema_version: neither 0 (as written), nor "latest", nor the number of a version')
+    if s.content_type:
+        check_content_type(s.content_type, s.format)
     return subscription
+
+
+@lru_cache(maxsize=10_000)
+def canonical_filter(text: str) -> str:
+    """The pattern's canonical text, which equal patterns have in common; InvalidSubscriptionError with the place."""
+    try:
+        return parse_pattern(text).text
+    except InvalidFilterError as error:
+        _refuse(f"filter: {error}")
+
+
+def check_transform(text: str, payload_format: PayloadFormat) -> None:
+    """InvalidSubscriptionError with the place when the text is no expression, or has nothing to work on."""
+    if payload_format in UNTRANSFORMED_FORMATS:
+        _refuse(f"transform: the format {payload_format} carries no JSON data to transform; choose another, or none")
+    try:
+        compile_transform(text)
+    except InvalidTransformError as error:
+        _refuse(f"transform: {error}")
+
+
+def check_content_type(text: str, payload_format: PayloadFormat) -> None:
+    """A media type that may take the place of the format's; else InvalidSubscriptionError.
+
+    What is JSON must go on to say so, since batches are made by it; the content type of CloudEvents' structured modes
+    is how a receiver knows them (HTTP protocol binding 1.0.2, section 3.2).
+    """
+    shape = CONTENT_TYPE_PATTERN.fullmatch(text)
+    if shape is None or len(text) > CONTENT_TYPE_LENGTH_MAX or re.search(r"[{}]", text.replace("{version}", "")):
+        _refuse(f"content_type: {text[:80]!r} is not a media type, such as application/vnd.acme.v{{version}}+json")
+    if payload_format in ("cloudevents_structured", "cloudevents_batch"):
+        _refuse(f"content_type: that of {payload_format} is how receivers know it; leave content_type out")
+    subtype = shape["subtype"].lower()
+    if (payload_format == "avro") == (subtype == "json" or subtype.endswith("+json")):
+        said = "Avro is not JSON" if payload_format == "avro" else "JSON must be application/json or end with +json"
+        _refuse(f"content_type: {said}")
 
 
 #: What nearly every URL looks like: no port, no brackets, no fragment. Whatever it matches keeps all rules of

@@ -54,7 +54,7 @@ async def register_own_schemas(registry: Registry, topics: Topics) -> OwnSchemas
     """Register what we write under the topics' subjects (TopicNameStrategy). Idempotent."""
     return OwnSchemas(
         event=await registry.register(f"{topics.events}-value", own_schema("event.v2")),
-        subscription=await registry.register(f"{topics.subscriptions}-value", own_schema("subscription.v2")),
+        subscription=await registry.register(f"{topics.subscriptions}-value", own_schema("subscription.v3")),
         delivery=await registry.register(f"{topics.deliveries}-value", own_schema("delivery.v1")),
         attempt=await registry.register(f"{topics.attempts}-value", own_schema("attempt.v1")),
         dead_letter=await registry.register(f"{topics.dead}-value", dead_letter_schema()),

@@ -23,7 +23,7 @@ from connectors.clock import SystemClock
 from connectors.feed import Writer
 from connectors.subscriptions import SubscriptionsTable
 from schemas.errors import InvalidSubscriptionError
-from schemas.subscription import Subscription, subscription_from_json, subscription_to_json
+from schemas.subscription import Subscription, json_form, subscription_from_json, subscription_to_json
 from streams.cli.options import AsJson, Bootstrap, Prefix, RegistryUrl, load_settings, open_registry
 from streams.cli.output import emit, note, say, steps
 from streams.cli.running import CommandError, run
@@ -211,7 +211,7 @@ def shown(subscription: Subscription, *, reveal: bool) -> dict[str, Any]:
     if not reveal:
         fields["secrets"] = [HIDDEN] * len(subscription.secrets)
         fields["headers"] = dict.fromkeys(subscription.headers, "…")
-    return fields
+    return json_form(fields)
 
 
 def parse_objects(text: bytes) -> list[tuple[str, dict[str, Any]]]:

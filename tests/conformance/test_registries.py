@@ -158,7 +158,7 @@ def names(folder: Path) -> list[str]:
 
 async def test_our_own_schemas_are_known_without_a_folder() -> None:
     registry = in_folder(None)
-    for stem in ("attempt.v1", "delivery.v1", "endpoint_state.v1", "event.v2", "operation.v1", "subscription.v2"):
+    for stem in ("attempt.v1", "delivery.v1", "endpoint_state.v1", "event.v2", "operation.v1", "subscription.v3"):
         text = codec.own_schema(stem)
         assert await registry.schema(codec.content_id(text)) == text
     assert await registry.schema(codec.content_id(dead_letter_schema())) == dead_letter_schema()

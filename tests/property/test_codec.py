@@ -28,6 +28,7 @@ OWN = {
         "operation.v1",
         "subscription.v1",
         "subscription.v2",
+        "subscription.v3",
     )
 } | {"dead_letter.v1": dead_letter_schema()}
 PARSED = {name: codec.parse_schema(text) for name, text in OWN.items()}

@@ -190,7 +190,7 @@ def kind(avro: Any) -> str:
         ("Delivery", "delivery.v1"),
         ("Attempt", "attempt.v1"),
         ("DeadLetter", "dead_letter.v1"),
-        ("Subscription", "subscription.v2"),
+        ("Subscription", "subscription.v3"),
         ("EndpointState", "endpoint_state.v1"),
         ("Operation", "operation.v1"),
     ],

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from schemas import codec
 from schemas import subscription as module
 from schemas.errors import InvalidSubscriptionError
+from schemas.subjects import LATEST
 from schemas.subscription import (
     STANDARD_RETRY_SCHEDULE_MS,
     Subscription,
@@ -50,6 +51,7 @@ def test_the_least_subscription_gets_the_documented_defaults() -> None:
     assert (s.headers, s.reject_statuses, s.description, s.created_ms, s.updated_ms) == ({}, (), "", 0, 0)
     assert (s.rate_limit, s.ordered, s.ordering_key, s.adaptive_in_flight) == (0.0, False, "subject", False)
     assert (s.batch_max, s.batch_wait_ms, s.disable_after_ms) == (1, 0, 5 * 24 * 3600 * 1000)
+    assert (s.filter, s.transform, s.schema_version, s.content_type) == ("", "", 0, "")
 
 
 def test_json_leaves_out_defaults_and_comes_back_equal() -> None:
@@ -60,14 +62,14 @@ def test_json_leaves_out_defaults_and_comes_back_equal() -> None:
 
 
 def test_the_avro_schema_has_the_same_fields_and_defaults() -> None:
-    schema = codec.parse_schema(codec.own_schema("subscription.v2"))
+    schema = codec.parse_schema(codec.own_schema("subscription.v3"))
     value = codec.encode(1, schema, LEAST)
     assert subscription_from_fields(codec.decode(value, schema)) == from_json()
     assert [field["name"] for field in schema["fields"]] == list(Subscription.__struct_fields__)
 
 
 def test_what_many_subscriptions_have_in_common_is_held_once() -> None:
-    schema = codec.parse_schema(codec.own_schema("subscription.v2"))
+    schema = codec.parse_schema(codec.own_schema("subscription.v3"))
     value = codec.encode(1, schema, LEAST | {"tenant": "acme"})
     one = subscription_from_fields(codec.decode(value, schema))
     two = subscription_from_fields(codec.decode(value, schema))
@@ -154,6 +156,29 @@ REFUSALS: list[tuple[dict[str, Any], str]] = [
     ({"disable_after_ms": -1}, "disable_after_ms: neither 0 (never) nor"),
     ({"disable_after_ms": 365 * 24 * 3600 * 1000 + 1}, "disable_after_ms: "),
     ({"ordered": True, "batch_max": 2}, "ordered and batched cannot be combined yet: set batch_max to 1, or ordered"),
+    ({"format": "avro", "batch_max": 2}, "format: no batch can be made of avro: set batch_max to 1, or format"),
+    ({"format": "cloudevents_binary", "batch_max": 2}, "format: no batch can be made of cloudevents_binary"),
+    ({"filter": "{"}, "filter: $: not JSON"),
+    ({"filter": "[]"}, "filter: $: an object is needed"),
+    ({"filter": '{"data": {"amount": [{"numeric": [">", "10"]}]}}'}, "filter: $.data.amount[0].numeric[1]: "),
+    ({"filter": 1}, "$.filter"),
+    ({"transform": "{id: order.}"}, "transform: column 12: "),
+    ({"transform": "nosuch(@)"}, "transform: there is no function nosuch()"),
+    ({"transform": "a" * 4097}, "transform: longer than 4096 characters"),
+    ({"transform": "@", "format": "avro"}, "transform: the format avro carries no JSON data"),
+    ({"transform": "@", "format": "thin"}, "transform: the format thin carries no JSON data"),
+    ({"schema_version": -2}, 'schema_version: neither 0 (as written), nor "latest", nor the number of a version'),
+    ({"schema_version": 2**31}, "schema_version: "),
+    ({"schema_version": "newest"}, "$.schema_version"),
+    ({"content_type": "json"}, "content_type: 'json' is not a media type"),
+    ({"content_type": "application/json\r\nx: y"}, "content_type: "),
+    ({"content_type": 'application/json; a="\r\n"'}, "content_type: "),
+    ({"content_type": "application/vnd.acme.v{n}+json"}, "content_type: "),
+    ({"content_type": "application/" + "a" * 250 + "+json"}, "content_type: "),
+    ({"content_type": "text/plain"}, "content_type: JSON must be application/json or end with +json"),
+    ({"content_type": "text/notjson"}, "content_type: JSON must be"),
+    ({"content_type": "application/json", "format": "avro"}, "content_type: Avro is not JSON"),
+    ({"content_type": "application/json", "format": "cloudevents_batch"}, "content_type: that of cloudevents_batch"),
     ({"state": "gone"}, "$.state"),
     ({"format": "xml"}, "$.format"),
     ({"timeout_ms": "15000"}, "$.timeout_ms"),
@@ -191,6 +216,11 @@ def test_refused_in_json_and_in_avro(changed: dict[str, Any], sentence: str) -> 
         {"rate_limit": 0.001, "ordered": True, "ordering_key": "endpoint", "disable_after_ms": 0},
         {"rate_limit": 100_000, "adaptive_in_flight": True, "batch_max": 1_000, "batch_wait_ms": 60_000},
         {"disable_after_ms": 365 * 24 * 3600 * 1000},
+        {"filter": '{"type":["order.created"]}', "transform": "a" * 4096, "schema_version": 2**31 - 1},
+        {"schema_version": -1, "format": "cloudevents_batch", "batch_max": 1_000},
+        {"content_type": 'application/vnd.acme.v{version}+json; charset=utf-8; profile="a b"', "format": "thin"},
+        {"content_type": "avro/binary", "format": "avro"},
+        {"content_type": "application/" + "a" * 239 + "+json"},
     ],
 )
 def test_accepted_at_the_edge(changed: dict[str, Any]) -> None:
@@ -210,6 +240,38 @@ def test_avro_of_version_1_gets_the_defaults_of_what_came_later() -> None:
     assert decoder.wanted(value) == 1
     decoder.learn(1, codec.own_schema("subscription.v1"))
     assert decoder.decode(b"sub_1", value) == from_json(max_in_flight=3)
+
+
+def test_avro_of_version_2_gets_the_defaults_of_what_came_later() -> None:
+    schema = codec.parse_schema(codec.own_schema("subscription.v2"), logical_types=False)
+    value = codec.encode(2, schema, LEAST | {"batch_max": 3})
+    decoder = SubscriptionDecoder()
+    decoder.learn(2, codec.own_schema("subscription.v2"))
+    assert decoder.decode(b"sub_1", value) == from_json(batch_max=3)
+
+
+def test_in_json_a_filter_is_an_object_and_the_newest_version_a_word() -> None:
+    pattern = {"data": {"total": [{"numeric": [">", 100]}]}, "type": ["order.created", "order.paid"]}
+    s = from_json(filter=pattern, schema_version="latest")
+    assert s.schema_version == LATEST
+    assert msgspec.json.decode(s.filter) == pattern
+    written = msgspec.json.decode(subscription_to_json(s))
+    assert (written["filter"], written["schema_version"]) == (pattern, "latest")
+    assert subscription_from_json(subscription_to_json(s)) == s
+    assert from_json(filter=s.filter, schema_version=-1) == s  # as the record has it
+
+
+def test_equal_filters_are_one_text_whatever_they_were_written_as() -> None:
+    one = from_json(filter={"type": ["a"], "tenant": ["t"]}).filter
+    two = from_json(filter='{ "tenant": ["t"],   "type": ["a"] }').filter
+    assert one == two
+    assert from_json(filter=one).filter is from_json(filter=two).filter
+
+
+def test_a_number_in_a_filter_keeps_every_digit() -> None:
+    text = '{"id": "a", "filter": {"data": {"n": [12345678901234567890.25]}}}'
+    fields = msgspec.json.encode(LEAST)[:-1] + b"," + text.encode()[1:-1].partition(b",")[2] + b"}"
+    assert "12345678901234567890.25" in subscription_from_json(fields).filter
 
 
 @pytest.mark.parametrize("value", [b"", b"[]", b"{", b"null", b'{"id": "\xff"}', b"\xff\xfe", b"[" * 100_000])
