@@ -18,7 +18,12 @@ def kafka() -> Iterator[Cluster]:
         yield cluster
 
 
+def new_prefix() -> str:
+    """A prefix for topics, groups and transactional ids that nobody else has, such as `t3f2a9c.`."""
+    return f"t{uuid.uuid4().hex[:6]}."
+
+
 @pytest.fixture
 def prefix() -> str:
-    """A prefix for topics, groups and transactional ids that no other test has, such as `t3f2a9c.`."""
-    return f"t{uuid.uuid4().hex[:6]}."
+    """One for the test."""
+    return new_prefix()

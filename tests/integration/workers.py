@@ -99,13 +99,13 @@ class Site:
 
     # --- reading -----------------------------------------------------------------------------------------------------
 
-    def read(self, topic: str) -> list[Any]:
-        """All committed records, as confluent_kafka's messages."""
+    def read(self, topic: str, *, isolation: str = "read_committed") -> list[Any]:
+        """All committed records, as confluent_kafka's messages; or with `read_uncommitted` all that are in the log."""
         consumer = Consumer(
             {
                 **self._client,
                 "group.id": f"{self.settings.prefix}reader",
-                "isolation.level": "read_committed",
+                "isolation.level": isolation,
                 "enable.partition.eof": True,
                 "enable.auto.commit": False,
                 "fetch.wait.max.ms": 10,
@@ -160,8 +160,15 @@ class Site:
             await asyncio.wait_for(running, 30)
 
     @contextlib.contextmanager
-    def worker_process(self, worker_id: str, roles: Sequence[Role] = BOTH, *, log: Path) -> Iterator[WorkerProcess]:
-        """One of its own; it is gone when the block is left."""
+    def worker_process(
+        self,
+        worker_id: str,
+        roles: Sequence[Role] = BOTH,
+        *,
+        log: Path,
+        program: Sequence[str] = ("tests.integration.worker_process",),
+    ) -> Iterator[WorkerProcess]:
+        """One of its own, as this module with these arguments; it is gone when the block is left."""
         settings = self.settings
         environment = {name: value for name, value in os.environ.items() if not name.startswith("DISTRIBUTARY_")} | {
             "DISTRIBUTARY_BOOTSTRAP": str(settings.bootstrap),
@@ -173,7 +180,7 @@ class Site:
             "DISTRIBUTARY_CIRCUIT_RESULTS_MIN": str(settings.circuit_results_min),
             "DISTRIBUTARY_WORKER_ID": worker_id,
         }
-        command = [sys.executable, "-m", "tests.integration.worker_process", *roles]
+        command = [sys.executable, "-m", *program, *roles]
         with (
             log.open("ab") as errors,
             subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=errors) as process,
@@ -190,8 +197,12 @@ class WorkerProcess:
 
     def ready(self) -> None:
         """Wait until partitions are assigned to every role."""
+        assert self.says() == "ready"
+
+    def says(self) -> str:
+        """The next line of its stdout; nothing when it has ended."""
         assert self._process.stdout is not None
-        assert self._process.stdout.readline() == b"ready\n"
+        return self._process.stdout.readline().decode().strip()
 
     def kill(self) -> None:
         """kill -9, and gone on return."""
@@ -204,6 +215,10 @@ class WorkerProcess:
     def terminate(self) -> int:
         """SIGTERM; the exit code of an orderly end."""
         self._process.send_signal(signal.SIGTERM)
+        return self._process.wait(30)
+
+    def ends(self) -> int:
+        """Wait for it; the exit code."""
         return self._process.wait(30)
 
     def ended(self) -> bool:
