@@ -6,7 +6,19 @@ import os
 import platform
 import sys
 
-from bench import agent_events, backlog, deliveries, fan_out, hang, harness, latency, neighbour, rebalance, table
+from bench import (
+    agent_events,
+    backlog,
+    deliveries,
+    fan_out,
+    hang,
+    harness,
+    latency,
+    neighbour,
+    rebalance,
+    render,
+    table,
+)
 from connectors.local_kafka import KafkaUnavailable, kafka_cluster
 
 #: What can be asked for, and the measurement that prints it.
@@ -29,6 +41,7 @@ FIGURES = {
     "backlog_rate": backlog.main,
     "backlog_memory": backlog.main,
     "rebalance_pause": rebalance.main,
+    "decode_render": render.main,
 }
 
 

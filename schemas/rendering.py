@@ -42,7 +42,7 @@ LOGICAL_BASES: dict[str, tuple[str, ...]] = {
 #: Fractions of a second, as a power of ten.
 DIGITS = {"millis": 3, "micros": 6, "nanos": 9}
 _FIXED_SIZES = {"uuid": 16, "duration": 12}
-_DAY_S = 86_400
+_DAY_MINUTES = 24 * 60
 _EPOCH_ORDINAL = datetime.date(1970, 1, 1).toordinal()
 _LAST_ORDINAL = datetime.date.max.toordinal()
 
@@ -103,7 +103,7 @@ def _base64(data: bytes) -> str:
     return base64.b64encode(data).decode()
 
 
-@lru_cache(1024)  # events of a day share their date
+@lru_cache(1024)  # a memo: events of a day share their date, and those of a minute more
 def _date(days: int) -> str:
     ordinal = _EPOCH_ORDINAL + days
     if not 1 <= ordinal <= _LAST_ORDINAL:
@@ -112,23 +112,22 @@ def _date(days: int) -> str:
 
 
 def _time(number: int, digits: int) -> str:
-    seconds, fraction = divmod(number, 10**digits)
-    if not 0 <= seconds < _DAY_S:
+    if not 0 <= number < _DAY_MINUTES * 60 * 10**digits:
         raise ValueError(f"a time of {number} is not within a day")
-    return f"{_clock(seconds)}.{fraction:0{digits}}"
+    return moment_text(number, digits)[len("1970-01-01T") :]
 
 
 def moment_text(number: int, digits: int) -> str:
     """A time since 1970 in units of 10^-digits seconds, as `2026-11-22T10:00:00.123`: always that many digits."""
-    seconds, fraction = divmod(number, 10**digits)
-    days, seconds = divmod(seconds, _DAY_S)
-    return f"{_date(days)}T{_clock(seconds)}.{fraction:0{digits}}"
+    second = 10**digits
+    minute, rest = divmod(number, 60 * second)
+    return f"{_minute(minute)}{rest // second:02}.{rest % second:0{digits}}"
 
 
-def _clock(seconds: int) -> str:
-    minutes, second = divmod(seconds, 60)
-    hour, minute = divmod(minutes, 60)
-    return f"{hour:02}:{minute:02}:{second:02}"
+@lru_cache(1024)
+def _minute(minutes: int) -> str:
+    days, minutes = divmod(minutes, _DAY_MINUTES)
+    return f"{_date(days)}T{minutes // 60:02}:{minutes % 60:02}:"
 
 
 def decimal_text(data: bytes, scale: int) -> str:
@@ -140,12 +139,14 @@ def decimal_text(data: bytes, scale: int) -> str:
         raise ValueError(f"a decimal with a scale of {scale}, more than {DECIMAL_BYTES_MAX}")
     if len(data) > DECIMAL_BYTES_MAX:
         raise ValueError(f"a decimal of {len(data)} bytes, more than {DECIMAL_BYTES_MAX}")
-    # By way of Decimal: the plain conversion is refused by Python beyond 4,300 digits.
-    digits = str(Decimal(int.from_bytes(data, "big", signed=True)))
+    number = int.from_bytes(data, "big", signed=True)
+    # By way of Decimal where it may be long: the plain conversion is refused by Python beyond 4,300 digits.
+    digits = str(abs(number)) if len(data) < 100 else str(Decimal(abs(number)))
+    sign = "-" if number < 0 else ""
     if scale == 0:
-        return digits
-    sign, digits = ("-", digits[1:]) if digits[0] == "-" else ("", digits)
-    digits = digits.rjust(scale + 1, "0")
+        return sign + digits
+    if len(digits) <= scale:
+        digits = digits.rjust(scale + 1, "0")
     return f"{sign}{digits[:-scale]}.{digits[-scale:]}"
 
 

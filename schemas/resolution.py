@@ -73,21 +73,15 @@ class _Mark:
 
 
 def _run(data: Any, writer: Any = None, reader: Any = None) -> Any:
-    step = writer.get("step")
-    if not callable(step):  # a schema that happens to use our name
-        return data
     try:
-        return step(data)
+        return writer["step"](data)
     except ValueError as error:
         raise UnresolvableError("$", str(error)) from None
 
 
 def _run_marking(data: Any, writer: Any = None, reader: Any = None) -> Any:
-    step = writer.get("step")
-    if not callable(step):
-        return data
     try:
-        return step(data)
+        return writer["step"](data)
     except ValueError as error:
         return _Mark(str(error))
 
