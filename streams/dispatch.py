@@ -806,9 +806,8 @@ class Dispatch:
     def _end_lane(self, lane: Lane) -> None:
         """The subscription is gone, and so is what waits for it."""
         del self._lanes[lane.subscription.id]
-        lane.cancel_timers()
         now_ms = self._clock.now_ms()
-        for job in lane.flush():
+        for job in lane.end():
             self._cancel(job, now_ms)
         self._loosen(lane.subscription.id)
 
@@ -819,8 +818,7 @@ class Dispatch:
         except ValueError as error:
             now_ms = self._clock.now_ms()
             del self._lanes[new.id]
-            lane.cancel_timers()
-            for job in lane.flush():
+            for job in lane.end():
                 self._bury(job, now_ms, "invalid_endpoint", str(error))
             self._loosen(new.id)
             return

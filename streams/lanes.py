@@ -405,6 +405,14 @@ class Lane:
                 self.partition = -1
         return out
 
+    def end(self) -> list[Job]:
+        """Its subscription is gone: take out what waits. Who still has the lane, for an answer, brings nothing back."""
+        self.cancel_timers()
+        jobs = self.flush()
+        self.keys.clear()
+        self.later.clear()
+        return jobs
+
     def cancel_timers(self) -> None:
         """Nothing is to happen any more."""
         for timer in (self.timer, self.circuit_timer):

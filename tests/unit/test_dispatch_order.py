@@ -359,6 +359,20 @@ async def test_a_subscription_that_was_deleted_and_made_again_leaves_nothing_beh
 
 
 @virtual
+async def test_an_answer_that_comes_after_its_subscription_was_deleted_brings_nothing_back() -> None:
+    """More keys are due than are read at a time, so that some wait for their turn to be read."""
+    town = Town(lambda post: status(400) if post.at_s < 10 else (3.0, PostResult(204, 1)))
+    town.table.put(ordered(retry_schedule_ms=(20_000,), max_in_flight=1))
+    worker = await town.worker([0])
+    town.send(*(fresh(number, subject=str(number)) for number in range(600)))
+    await until(lambda: len(town.parked()) == 600 and not town.waiting())
+    await until(lambda: worker.stage.in_flight, 60)
+    town.table.delete("sub_1")
+    await town.done(60)
+    assert set(town.outcomes().values()) == {1}
+
+
+@virtual
 async def test_ordered_deliveries_parked_for_too_long_are_given_up_and_the_others_are_not() -> None:
     town = Town()
     town.table.put(ordered(state="paused"))
