@@ -36,7 +36,8 @@ def client_config(settings: Settings) -> dict[str, Any]:
     """What every Kafka client of ours shares. WorkerError when no cluster is named."""
     if settings.bootstrap is None:
         raise WorkerError("no Kafka cluster is named; set DISTRIBUTARY_BOOTSTRAP=host:9092, or try `distributary dev`")
-    return {"bootstrap.servers": settings.bootstrap, **settings.kafka}
+    # librdkafka waits up to 10 s between two tries to connect: a broker that was away for three would be for ten.
+    return {"bootstrap.servers": settings.bootstrap, "reconnect.backoff.max.ms": 1_000, **settings.kafka}
 
 
 def make_registry(settings: Settings) -> FolderRegistry | ConfluentRegistry:

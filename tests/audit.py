@@ -7,7 +7,7 @@ from typing import Any
 from connectors.faulty_receiver import ACCEPTED, REFUSED, Posted
 from streams.cli.audit_books import KafkaBooks, ReceiverBooks
 from streams.cli.audit_faults import Fault, FaultKind, Made
-from streams.cli.audit_judge import EventPlaces, Verdict, judge
+from streams.cli.audit_judge import EventPlaces, Verdict, combined, judge
 from streams.cli.audit_plan import Kind, Plan
 
 START_MS = 1_000_000
@@ -97,4 +97,5 @@ class Books:
         for n in range(self.plan.events):
             events.times_ms[n], events.partitions[n], events.offsets[n] = START_MS - 10, 0, n
         everything["events", 0] = self.plan.events
-        return judge(self.plan, kafka, receivers, everything | self.committed, events, self.made, "Kafka")
+        offsets = everything | self.committed
+        return combined([judge(self.plan, kafka, receivers, offsets, events, self.made, "Kafka")])

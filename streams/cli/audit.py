@@ -12,13 +12,13 @@ from typing import Annotated
 import msgspec
 import typer
 
-from streams.cli.audit_run import Audit, AuditSettings
+from streams.cli.audit_run import AuditSettings, run_acts
 from streams.cli.audit_view import show_verdict
 from streams.cli.output import emit, note
 from streams.cli.running import run
 
 #: Defaults; and those of `--quick`, which tries the audit itself more than the engine.
-FULL = AuditSettings(seed=0, deliveries=200_000, minutes=5.0, faults=66, workers=3, brokers=3)
+FULL = AuditSettings(seed=0, deliveries=200_000, minutes=8.0, faults=66, workers=3, brokers=3)
 QUICK = AuditSettings(seed=0, deliveries=5_000, minutes=0.3, faults=10, workers=2, brokers=1)
 
 
@@ -28,12 +28,13 @@ def audit(
         int | None, typer.Option(min=100, max=5_000_000, help="How many at least", show_default="200000")
     ] = None,
     minutes: Annotated[
-        float | None, typer.Option(min=0.1, max=600, help="In which events are sent and faults made", show_default="5")
+        float | None, typer.Option(min=0.1, max=600, help="In which events are sent and faults made", show_default="8")
     ] = None,
     faults: Annotated[int | None, typer.Option(min=0, max=5_000, help="How many", show_default="66")] = None,
     workers: Annotated[int | None, typer.Option(min=1, max=16, help="How many at the start", show_default="3")] = None,
     brokers: Annotated[
-        int | None, typer.Option(min=1, max=5, help="Kafka nodes; fewer than 3 get no faults", show_default="3")
+        int | None,
+        typer.Option(min=1, max=5, help="Kafka nodes to be broken; below 3 none is", show_default="3"),
     ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="A small one: 5000 deliveries, 10 faults, one broker")] = False,
     keep: Annotated[bool, typer.Option("--keep", help="Keep logs and data also when all is well")] = False,
@@ -58,8 +59,8 @@ def audit(
     note(f"seed {asked.seed}; logs in {folder}")
     logging.getLogger("connectors.feed").setLevel(logging.ERROR)  # brokers that do not answer are meant here
     try:
-        verdict, injector, supervised = run(lambda _: Audit(asked, folder).run())
-        show_verdict(verdict, injector.made, len(supervised.ended))
+        verdict, made, workers_ended = run(lambda _: run_acts(asked, folder))
+        show_verdict(verdict, made, workers_ended)
         emit(msgspec.to_builtins(verdict.result))
         kept = keep or bool(verdict.problems)
         if verdict.problems:

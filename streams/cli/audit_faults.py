@@ -57,6 +57,7 @@ LIES = ("lie_long", "lie_short", "lie_garbage")
 #: before the end.
 FIRST_PART, LAST_PART = 0.04, 0.06
 WORKERS_MORE_MAX = 2
+REPLICATED_FROM = 3
 
 
 class Fault(msgspec.Struct, frozen=True):
@@ -85,14 +86,11 @@ class Made(msgspec.Struct, frozen=True):
 
 
 def kinds_for(brokers: int) -> tuple[FaultKind, ...]:
-    """The kinds that so many brokers allow: fewer than three have no replicas in sync to go on with while one is away,
-    and leaders move only where there are replicas."""
-    alone = brokers < 3
-    return tuple(
-        kind
-        for kind in (*WORKER_FAULTS, *CLUSTER_FAULTS, *ENDPOINT_FAULTS)
-        if not (alone and (kind in BROKER_FAULTS or kind == "leader_move"))
-    )
+    """The kinds for so many brokers. From three on there are replicas in sync to go on with while one is away: faults
+    of the cluster. Those of workers and endpoints need none, and three JVMs would take the machine from them."""
+    if brokers >= REPLICATED_FROM:
+        return CLUSTER_FAULTS
+    return (*WORKER_FAULTS, "cut_brokers", *ENDPOINT_FAULTS)
 
 
 def schedule(seed: int, faults: int, seconds: float, workers: int, brokers: int, targets: list[Target]) -> list[Fault]:

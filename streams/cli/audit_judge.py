@@ -8,6 +8,7 @@ from __future__ import annotations
 from array import array
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from itertools import chain
 
 import msgspec
 
@@ -60,6 +61,10 @@ class Row(msgspec.Struct):
     attempts: int = 0
 
 
+#: What differs between runs; the endpoints are the same ones.
+_SUMMED = tuple(name for name in Row.__struct_fields__ if name != "endpoints")
+
+
 class Result(msgspec.Struct, frozen=True):
     """The last line of an audit. Times: from an event's Kafka timestamp to its first POST at a steady endpoint."""
 
@@ -93,6 +98,8 @@ class Verdict(msgspec.Struct, frozen=True):
     by_fault: Counter[str]
     #: Sentences; empty when all is well.
     problems: list[str]
+    #: Milliseconds from event to first POST, ascending.
+    latencies: list[int]
 
 
 def judge(
@@ -164,7 +171,7 @@ def judge(
         pending=problems.counts["pending"],
         lost=problems.counts["lost"],
         duplicates=duplicates,
-        duplicate_rate=round(duplicates / max(1, delivered), 6),
+        duplicate_rate=_rate(duplicates, delivered),
         faults=len(made),
         p50_ms=percentile(ascending, 0.50),
         p99_ms=percentile(ascending, 0.99),
@@ -178,7 +185,46 @@ def judge(
         kinds=dict(sorted(Counter(each.fault.kind for each in made).items())),
         broker=broker,
     )
-    return Verdict(result, rows, by_fault, _sentences(problems, result))
+    return Verdict(result, rows, by_fault, _sentences(problems), ascending)
+
+
+def combined(verdicts: Sequence[Verdict]) -> Verdict:
+    """Of several runs one verdict: sums, all sentences, percentiles over all. Here it is judged whether duplicates are
+    too many."""
+    rows: dict[Kind, Row] = {}
+    by_fault: Counter[str] = Counter()
+    problems: list[str] = []
+    kinds: Counter[str] = Counter()
+    for verdict in verdicts:
+        by_fault += verdict.by_fault
+        problems += verdict.problems
+        kinds.update(verdict.result.kinds)
+        for kind, row in verdict.by_kind.items():
+            sums = rows.setdefault(kind, Row(endpoints=row.endpoints))
+            for name in _SUMMED:
+                setattr(sums, name, getattr(sums, name) + getattr(row, name))
+    ascending = sorted(chain.from_iterable(verdict.latencies for verdict in verdicts))
+    results = [verdict.result for verdict in verdicts]
+    total = {
+        name: sum(getattr(each, name) for each in results)
+        for name in Result.__struct_fields__
+        if isinstance(getattr(results[0], name), int) and name != "seed"
+    }
+    total |= {
+        "duplicate_rate": _rate(total["duplicates"], total["delivered"]),
+        "p50_ms": percentile(ascending, 0.50),
+        "p99_ms": percentile(ascending, 0.99),
+        "kinds": dict(sorted(kinds.items())),
+        "broker": ", then ".join(each.broker for each in results),
+    }
+    result = msgspec.structs.replace(results[0], **total)
+    if result.duplicate_rate > DUPLICATE_RATE_MAX and result.delivered >= JUDGED_FROM:
+        problems.append(f"{result.duplicates} duplicates are more than {DUPLICATE_RATE_MAX:.1%} of what was delivered")
+    return Verdict(result, rows, by_fault, problems, ascending)
+
+
+def _rate(duplicates: int, delivered: int) -> float:
+    return round(duplicates / max(1, delivered), 6)
 
 
 def _waits(
@@ -220,12 +266,9 @@ def _cause(again: Again, target: int, made: Sequence[Made]) -> str:
     return next((each.fault.kind for each in found if each.endpoint == target), "")
 
 
-def _sentences(problems: Problems, result: Result) -> list[str]:
-    sentences = [
+def _sentences(problems: Problems) -> list[str]:
+    return [
         f"{count} {problem}" + "".join(f"; {example}" for example in problems.examples.get(problem, [])[:2])
         for problem, count in sorted(problems.counts.items())
         if count
     ]
-    if result.duplicate_rate > DUPLICATE_RATE_MAX and result.delivered >= JUDGED_FROM:
-        sentences.append(f"{result.duplicates} duplicates are more than {DUPLICATE_RATE_MAX:.1%} of what was delivered")
-    return sentences

@@ -1,4 +1,4 @@
-"""One run of the audit: set up, send and break, wait until it is quiet, stop, read everything, judge."""
+"""The runs of an audit. Each: set up, send and break, wait until it is quiet, stop, read everything, judge."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from connectors.faulty_receiver import read_posts
 from connectors.feed import Writer
 from schemas.event import encode_event
 from streams.cli.audit_books import KafkaBooks, ReceiverBooks
-from streams.cli.audit_faults import schedule
+from streams.cli.audit_faults import REPLICATED_FROM, Made, kinds_for, schedule
 from streams.cli.audit_inject import Injector
-from streams.cli.audit_judge import EventPlaces, Verdict, judge
+from streams.cli.audit_judge import EventPlaces, Verdict, combined, judge
 from streams.cli.audit_plan import Plan, number_in
 from streams.cli.audit_read import carriers, committed, ends, group_states, read
 from streams.cli.audit_view import show_progress
@@ -49,6 +49,47 @@ class AuditSettings(msgspec.Struct, frozen=True):
     faults: int
     workers: int
     brokers: int
+
+
+def acts(asked: AuditSettings) -> list[AuditSettings]:
+    """What was asked for as runs of their own, one after the other: with one broker for the faults of workers and
+    endpoints, with all of them for their own. Each gets its part of everything, by how many kinds of faults it has."""
+    if asked.brokers < REPLICATED_FROM:
+        return [asked]
+    single, cluster = len(kinds_for(1)), len(kinds_for(asked.brokers))
+    part = single / (single + cluster)
+    first = msgspec.structs.replace(
+        asked,
+        deliveries=round(asked.deliveries * part),
+        minutes=asked.minutes * part,
+        faults=round(asked.faults * part),
+        brokers=1,
+    )
+    second = msgspec.structs.replace(
+        asked,
+        deliveries=asked.deliveries - first.deliveries,
+        minutes=asked.minutes - first.minutes,
+        faults=asked.faults - first.faults,
+    )
+    return [first, second]
+
+
+async def run_acts(asked: AuditSettings, folder: Path) -> tuple[Verdict, list[Made], int]:
+    """One run after the other: what came of all, the faults made, and how many workers ended unasked."""
+    verdicts: list[Verdict] = []
+    made: list[Made] = []
+    ended = 0
+    runs = acts(asked)
+    for number, act in enumerate(runs, 1):
+        if len(runs) > 1:
+            note(f"part {number} of {len(runs)}: {act.faults} faults, {act.brokers} broker{'s' * (act.brokers > 1)}")
+        place = folder / f"part-{number}" if len(runs) > 1 else folder
+        place.mkdir(exist_ok=True)
+        verdict, injector, workers = await Audit(act, place).run()
+        verdicts.append(verdict)
+        made += injector.made
+        ended += len(workers.ended)
+    return combined(verdicts), made, ended
 
 
 class Audit:
@@ -205,8 +246,8 @@ class Audit:
         receivers.strange(stats["strange"], stats["unsigned"])
         await asyncio.to_thread(lambda: receivers.take(read_posts(world.posts)))
         offsets = await committed(config, settings)
-        broker = f"{world.brokers.count} brokers of Apache Kafka"
-        return judge(self.plan, kafka, receivers, offsets, self._places, injector.made, broker)
+        broker = "1 broker" if world.brokers.count == 1 else f"{world.brokers.count} brokers"
+        return judge(self.plan, kafka, receivers, offsets, self._places, injector.made, f"{broker} of Apache Kafka")
 
 
 async def _cancel(tasks: Collection[asyncio.Future[Any]]) -> None:

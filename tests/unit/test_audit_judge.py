@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from connectors.faulty_receiver import BROKEN, REFUSED, SILENT
-from streams.cli.audit_judge import AFTERMATH_MS, JUDGED_FROM
+from streams.cli.audit_judge import AFTERMATH_MS, JUDGED_FROM, combined
 from streams.cli.audit_plan import COUNTS, DYING, Plan
 from tests.audit import START_MS, Books
 
@@ -378,3 +378,17 @@ def test_too_many_duplicates() -> None:
     assert verdict.result.duplicate_rate == pytest.approx(0.001, rel=0.02)
     books.posts.append(steady[allowed])
     assert books.verdict().problems == [f"{allowed + 1} duplicates are more than 0.1% of what was delivered"]
+
+
+def test_of_several_runs_everything_is_summed_and_judged_once() -> None:
+    one, two = Books(plan()), Books(Plan(SEED + 1, 2_000))
+    no_attempts(two)
+    first, second = one.verdict(), two.verdict()
+    both = combined([first, second])
+    for name in ("expected", "delivered", "dead", "lost", "posts", "attempts"):
+        assert getattr(both.result, name) == getattr(first.result, name) + getattr(second.result, name) > 0
+    assert both.problems == second.problems != []
+    assert both.result.p50_ms == sorted(first.latencies + second.latencies)[len(both.latencies) // 2 - 1]
+    assert {kind: row.endpoints for kind, row in both.by_kind.items()} == COUNTS
+    assert sum(row.posts for row in both.by_kind.values()) == both.result.posts
+    assert both.result.broker == "Kafka, then Kafka"

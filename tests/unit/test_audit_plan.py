@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections import Counter
 from itertools import pairwise
 
+import msgspec
 import pytest
 
 from schemas.subscription import checked
+from streams.cli.audit import FULL, QUICK
 from streams.cli.audit_faults import (
     BROKER_FAULTS,
     CLUSTER_FAULTS,
     CUTS,
+    ENDPOINT_FAULTS,
     LIES,
     SECONDS,
     WORKER_FAULTS,
@@ -21,6 +24,7 @@ from streams.cli.audit_faults import (
     schedule,
 )
 from streams.cli.audit_plan import COUNTS, SUFFERING, TENANTS, TYPES, Dice, Plan, number_in
+from streams.cli.audit_run import acts
 from streams.core.match import MatchIndex
 
 SEEDS = range(20)
@@ -139,17 +143,31 @@ def test_subscriptions_are_valid_and_keep_up_with_what_they_are_sent(plan: Plan)
 # --- faults -----------------------------------------------------------------------------------------------------------
 
 
-def drawn(seed: int, faults: int = 66, brokers: int = 3, workers: int = 3) -> list[Fault]:
+def drawn(seed: int, faults: int = 66, brokers: int = 1, workers: int = 3) -> list[Fault]:
     return schedule(seed, faults, 300.0, workers, brokers, Plan(seed, 500).targets)
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_every_kind_comes_about_equally_often(seed: int) -> None:
-    counts = Counter(fault.kind for fault in drawn(seed))
-    assert set(counts) == set(kinds_for(3))
+@pytest.mark.parametrize("brokers", [1, 3])
+def test_every_kind_comes_about_equally_often(seed: int, brokers: int) -> None:
+    counts = Counter(fault.kind for fault in drawn(seed, brokers=brokers))
+    assert set(counts) == set(kinds_for(brokers))
     assert counts.total() == 66
-    assert set(counts.values()) <= {4, 5}
-    assert drawn(seed) == drawn(seed)
+    assert max(counts.values()) - min(counts.values()) <= 1
+    assert drawn(seed, brokers=brokers) == drawn(seed, brokers=brokers)
+
+
+def test_both_parts_together_make_what_was_asked_for_and_every_kind_thrice() -> None:
+    asked = msgspec.structs.replace(FULL, seed=5)
+    parts = acts(asked)
+    assert [part.brokers for part in parts] == [1, 3]
+    assert sum(part.deliveries for part in parts) == asked.deliveries == 200_000
+    assert sum(part.minutes for part in parts) == pytest.approx(asked.minutes)
+    counts = Counter(fault.kind for part in parts for fault in drawn(5, part.faults, part.brokers))
+    assert counts.total() == asked.faults
+    assert set(counts) == {*WORKER_FAULTS, *CLUSTER_FAULTS, *ENDPOINT_FAULTS}
+    assert min(counts.values()) >= 3
+    assert acts(QUICK) == [QUICK]
 
 
 def test_a_few_faults_are_of_different_kinds() -> None:
@@ -169,6 +187,7 @@ def test_faults_are_within_their_time_and_bounds(seed: int) -> None:
         assert low <= fault.for_s <= high
         assert bool(fault.variant) == (fault.kind in ("cut_brokers", "endpoint_lie"))
     assert {fault.variant for fault in faults if fault.kind == "cut_brokers"} == set(CUTS)
+    assert {fault.variant for fault in drawn(seed, 16, 3) if fault.kind == "cut_brokers"} == set(CUTS)
     assert {fault.variant for fault in faults if fault.kind == "endpoint_lie"} == set(LIES)
 
 
@@ -183,7 +202,8 @@ def test_there_are_always_workers_and_never_too_many(seed: int, workers: int) ->
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_leaders_move_back_after_a_broker_was_away(seed: int) -> None:
-    of_cluster = [fault.kind for fault in drawn(seed) if fault.kind in CLUSTER_FAULTS]
+    of_cluster = [fault.kind for fault in drawn(seed, brokers=3)]
+    assert set(of_cluster) == set(CLUSTER_FAULTS)
     assert "leader_move" in of_cluster
     for before, kind in pairwise(["", *of_cluster]):
         assert kind != "leader_move" or before in BROKER_FAULTS
