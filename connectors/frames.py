@@ -165,8 +165,8 @@ def consumer_config(bootstrap: str, group: str, protocol: GroupProtocol, extra: 
         "isolation.level": "read_committed",
         # Bounds what is prefetched in all, whatever the backlog; librdkafka's default is 64 MiB.
         "queued.max.messages.kbytes": 16_384,
-        # An idle role asks every broker four times a second. With more, what is resumed or newly assigned waits longer: a
-        # fetch on its way does not ask for it.
+        # An idle role asks every broker four times a second. Less often, and what is resumed or newly assigned waits
+        # longer: a fetch on its way does not ask for it.
         "fetch.wait.max.ms": 250,
         # A fetch that found nothing is not held back: latency matters more than a few empty fetches. Nor, for a second,
         # is the next one when enough was read ahead.
