@@ -1,4 +1,5 @@
 """What transactions say, read for the checkers: which records were written, and which inputs count as finished now.
+Without transactions, each request says what it has.
 
 Whether that is right is for the checkers to say. Records of `attempts` and `deliveries.dead` are decoded by fastavro,
 not by the engine's own decoders.
@@ -63,17 +64,26 @@ class Commit(msgspec.Struct, frozen=True):
 class Books:
     """Reads every commit; knows which deliveries have no end yet."""
 
-    def __init__(self, kafka: SimKafka, topics: Topics) -> None:
+    def __init__(self, kafka: SimKafka, topics: Topics, *, at_least_once: bool = False) -> None:
         self.topics = topics
+        self.at_least_once = at_least_once
         self.sources = frozenset((topics.deliveries, *topics.tiers.values(), topics.parked))
         #: Deliveries that were fanned out, by id, as they were then.
         self.deliveries: dict[str, Delivery] = {}
         #: Those without an end.
         self.pending: set[str] = set()
+        self._ended: set[str] = set()
         self.events_finished = 0
+        #: When each event was written, by number.
+        self.event_s: dict[int, float] = {}
         self._kafka = kafka
         self._finished: dict[tuple[str, str, int], tuple[int, frozenset[int]]] = {}
         self._marked: dict[int, set[int]] = {}  # finished offsets of the log of parked deliveries, by partition
+
+    def may_repeat(self, delivery_id: str) -> bool:
+        """Whether this delivery may be under way twice, and its records stand there twice: without transactions, when
+        something was lost (`SimKafka.lose`) since its event was written. A rebalance in order loses nothing."""
+        return self.at_least_once and self._kafka.last_loss_s >= self.event_s[number_of(self.deliveries[delivery_id])]
 
     def read(self, transaction: Transaction) -> Commit:
         """What the transaction says; to be called once for each, in order."""
@@ -88,10 +98,12 @@ class Books:
         for one in written:
             if one.kind == "delivery" and one.stored.topic == self.topics.deliveries:
                 assert one.delivery is not None
-                self.deliveries[one.delivery_id] = one.delivery
-                self.pending.add(one.delivery_id)
+                self.deliveries.setdefault(one.delivery_id, one.delivery)
+                if one.delivery_id not in self._ended:
+                    self.pending.add(one.delivery_id)
             elif one.ends:
                 self.pending.discard(one.delivery_id)
+                self._ended.add(one.delivery_id)
         self.events_finished += sum(stored.topic == self.topics.events for stored in finished)
         session = transaction.producer
         return Commit(
@@ -161,6 +173,11 @@ class Books:
         entry = _input(self._kafka.logs[stored.topic, stored.partition], offset)
         if entry is not None:
             finished.append(entry)
+
+
+def number_of(delivery: Delivery) -> int:
+    """The number of its event."""
+    return int(delivery.body.split(b'"number":')[1].rstrip(b"}"))
 
 
 def _input(log: Log, offset: int) -> Stored | None:

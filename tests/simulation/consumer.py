@@ -2,8 +2,9 @@
 
 What is the same: rebalance callbacks are worked off one by one; a partition about to be given up is retired, drained,
 closed, and then let go of; a lost one is closed at once; group metadata is read between polls, so it may be old; frames
-wait in a few hands and in an agent's short queue, where their partition may be given up meanwhile. What differs:
-threads are tasks of the process's loop, woken by the broker instead of polling.
+wait in a few hands and in an agent's short queue, where their partition may be given up meanwhile; commits outside of
+transactions are merged by the same `Commits`. What differs: threads are tasks of the process's loop, woken by the
+broker instead of polling.
 """
 
 from __future__ import annotations
@@ -11,14 +12,23 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TYPE_CHECKING, cast
 
+from confluent_kafka import KafkaError, KafkaException, TopicPartition
+
+from connectors.commits import Commits
+from schemas.errors import StaleGroupError
 from schemas.frame import Frame, OffsetLedger
-from tests.simulation.kafka import Partition, SimKafka
+from tests.simulation.kafka import Partition, SimKafka, TroubleError
 from tests.simulation.loop import VirtualLoop
 
 BATCHES_IN_HAND_MAX = 4
+COMMIT_AGAIN_S = 0.1
 AGENT_QUEUE_MAX = 2
+
+if TYPE_CHECKING:
+    from confluent_kafka import Consumer
 
 #: As `connectors.frames.NewLedger`.
 NewLedger = Callable[[str, int, int, str | None], OffsetLedger]
@@ -55,6 +65,9 @@ class SimConsumer:
         self._frame_records_max = frame_records_max
         self._fail = fail
         self._positions: dict[Partition, int] = {}  # of what is assigned
+        self._starts: dict[Partition, int] = {}  # what was committed when it was assigned
+        self._commits = Commits(self._is_ours, self._send_commits_later)
+        self._committer = cast("Consumer", _Committer(loop, kafka, self))
         self._held: set[Partition] = set()
         self._news: dict[Partition, None] = {}  # partitions that may have records to fetch
         self._control: deque[Callable[[], Awaitable[None]]] = deque()
@@ -95,6 +108,11 @@ class SimConsumer:
         """(member id, member epoch) as of the last poll."""
         return self._metadata
 
+    @property
+    def epoch(self) -> int:
+        """The member's epoch, as it was last told."""
+        return self._epoch
+
     def ledger(self, topic: str, partition: int) -> OffsetLedger | None:
         """Of the partition's present epoch."""
         return self.ledgers.get((topic, partition))
@@ -110,6 +128,24 @@ class SimConsumer:
         if key in self._held:
             self._held.discard(key)
             self.told_data(key)
+
+    # --- commits outside of transactions ----------------------------------------------------------
+
+    def commit_soon(self, offsets: Sequence[tuple[str, int, int, str]]) -> None:
+        """Merge these offsets into the next commit."""
+        self._commits.add(offsets)
+        self._commits.send(self._committer)
+
+    def commit_answered(self, error: KafkaError | None, partitions: list[TopicPartition]) -> None:
+        """What the broker says of one."""
+        self._commits.answered(self._committer, error, partitions)
+
+    def _send_commits_later(self) -> None:
+        self.loop.call_later(COMMIT_AGAIN_S, self._commits.send, self._committer)
+
+    def _is_ours(self, key: Partition, offset: int) -> bool:
+        ledger = self.ledgers.get(key)
+        return ledger is not None and ledger.live and offset >= self._starts.get(key, 0)
 
     # --- told by the broker -----------------------------------------------------------------------
 
@@ -197,11 +233,11 @@ class SimConsumer:
                 break
             await self.loop.pause(0.05)
         for key in partitions:
-            self._positions[key] = 0
+            self._positions[key] = self._starts[key] = 0
             if key in committed:
                 position, metadata = committed[key]
                 self.ledgers[key] = self._new_ledger(*key, position, metadata)
-                self._positions[key] = position
+                self._positions[key] = self._starts[key] = position
             self._kafka.follow(self, key)
 
     def _refresh_metadata(self) -> None:
@@ -216,6 +252,7 @@ class SimConsumer:
             if (ledger := self.ledgers.get(key)) is not None:
                 ledger.retire()
         await self._on_revoke(partitions)
+        self._commits.flush(self._committer, partitions)
         self._forget(partitions)
 
     async def _lost(self) -> None:
@@ -231,6 +268,7 @@ class SimConsumer:
             self._news.pop(key, None)
             if self._positions.pop(key, None) is not None:
                 self._kafka.unfollow(self, key)
+        self._commits.drop(partitions)
 
     # --- the event loop ---------------------------------------------------------------------------
 
@@ -250,3 +288,54 @@ class SimConsumer:
             except Exception as error:
                 self._fail(error)
                 raise
+
+
+class _Committer:
+    """The part of a `confluent_kafka.Consumer` that `Commits` needs: requests of one connection, served in their
+    order."""
+
+    def __init__(self, loop: VirtualLoop, kafka: SimKafka, consumer: SimConsumer) -> None:
+        self._loop = loop
+        self._kafka = kafka
+        self._consumer = consumer
+        self._under_way: list[TopicPartition] = []
+
+    def commit(self, *, offsets: list[TopicPartition], asynchronous: bool) -> list[TopicPartition]:
+        """As librdkafka's. What is waited for takes no time here, and waits for its coordinator."""
+        if asynchronous:
+            self._under_way = offsets
+            self._loop.create_task(self._commit(offsets, self._consumer.epoch))
+            return offsets
+        before, self._under_way = self._under_way, []
+        for request in (before, offsets):
+            if request and not self._kafka.answering:
+                self._kafka.lose()
+                raise KafkaException(KafkaError(KafkaError._TIMED_OUT))
+            error = self._serve(request, self._consumer.epoch) if request else None
+            while error is not None and error.code() == KafkaError.NOT_COORDINATOR:
+                error = self._serve(request, self._consumer.epoch)
+            if error is not None and request is offsets:
+                raise KafkaException(error)
+        return offsets
+
+    async def _commit(self, offsets: list[TopicPartition], epoch: int) -> None:
+        error = await self._kafka.call(self._loop, self._arrive, offsets, epoch)
+        self._consumer.commit_answered(error, offsets)
+
+    def _arrive(self, offsets: list[TopicPartition], epoch: int) -> KafkaError | None:
+        if self._under_way is not offsets:  # it was served already, before one that was waited for
+            return None
+        self._under_way = []
+        return self._serve(offsets, epoch)
+
+    def _serve(self, offsets: list[TopicPartition], epoch: int) -> KafkaError | None:
+        consumer = self._consumer
+        listed = [(one.topic, one.partition, one.offset, one.metadata or "") for one in offsets]
+        name = consumer.member_id
+        try:
+            self._kafka.commit_offsets(name, consumer.group, name, epoch, listed)
+        except StaleGroupError:
+            return KafkaError(KafkaError.UNKNOWN_MEMBER_ID)
+        except TroubleError:
+            return KafkaError(KafkaError.NOT_COORDINATOR)
+        return None

@@ -6,14 +6,15 @@ knows how a stage is made.
 
 from __future__ import annotations
 
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from typing import Any, TypeVar
 
 import msgspec
 
 from connectors.memory import MemoryEndpointTable, MemoryRegistry, MemoryTable
+from connectors.plain_publisher import in_order
 from schemas import codec
-from schemas.frame import OffsetLedger
+from schemas.frame import OffsetLedger, Out
 from schemas.topics import Topics
 from streams.core.breaker import NEVER, BreakerPolicy
 from streams.core.ledger import Ledger
@@ -89,9 +90,15 @@ class Engine:
     #: The delivery stage.
     stage: type[Dispatch] = Dispatch
 
-    def __init__(self, topics: Topics, bounds: Bounds) -> None:
+    def __init__(self, topics: Topics, bounds: Bounds, *, at_least_once: bool = False) -> None:
         self.topics = topics
         self.bounds = bounds
+        #: Written without transactions.
+        self.at_least_once = at_least_once
+
+    def in_order(self, records: Sequence[Out]) -> list[Sequence[Out]]:
+        """What is written without transactions, one part after the other."""
+        return in_order(records)
 
     def ledger(self, topic: str, partition: int, position: int, metadata: str | None) -> OffsetLedger:
         """Of a newly assigned partition."""

@@ -216,6 +216,9 @@ class SimKafka:
         #: The chance that a producer's request fails and its transaction must be tried again.
         self.trouble = 0.0
         self.transactions = 0
+        #: When it last happened that what was done might have to be done again (`lose`).
+        self.last_loss_s = 0.0
+        self._given_up: set[tuple[str, str]] = set()  # (group, member id) of those who do not know it yet
         self._dice = dice
         self._answers = True
         self._unanswered: deque[Callable[[], None]] = deque()
@@ -253,6 +256,15 @@ class SimKafka:
         if loop.state != "dead":
             loop.call_soon(_resolve, future, result, error)
 
+    def lose(self) -> None:
+        """A process died or was given up on, or wrote without knowing that it was, or could not commit in time."""
+        self.last_loss_s = self.scheduler.now
+
+    @property
+    def answering(self) -> bool:
+        """Whether brokers answer."""
+        return self._answers
+
     def go_down(self) -> None:
         """No broker answers from now on."""
         self._answers = False
@@ -277,6 +289,40 @@ class SimKafka:
         self._tell_readers((topic, partition))
         return stored
 
+    def write(self, process: str, records: Sequence[Out]) -> None:
+        """Records of one partition, of a producer without transactions: all of them, or TroubleError."""
+        if self._dice.random() < self.trouble:
+            raise TroubleError("not the leader any more")
+        if any(process == member_id for _, member_id in self._given_up):
+            self.lose()
+        done = Transaction(ProducerSession("", process, 0))
+        done.state = "committed"
+        for topic, key, value, wanted, headers in records:
+            partition = self.partition_of(topic, key, wanted)
+            log = self.logs[topic, partition]
+            stored = Stored(topic, partition, len(log.entries), at_ms(self.scheduler.now), key, value, headers, done)
+            log.entries.append(stored)
+            done.records.append(stored)
+        self._tell_of(done)
+
+    def commit_offsets(
+        self, process: str, group_name: str, member_id: str, epoch: int, offsets: Sequence[tuple[str, int, int, str]]
+    ) -> None:
+        """A consumer's own commit."""
+        if self._dice.random() < self.trouble:
+            raise TroubleError("the coordinator is moving")
+        done = Transaction(ProducerSession("", process, 0))
+        self._take_offsets(done, group_name, member_id, epoch, offsets)
+        done.state = "committed"
+        self.groups[group_name].committed.update(done.offsets)
+        self._tell_of(done)
+
+    def _tell_of(self, done: Transaction) -> None:
+        for listener in self.on_commit:
+            listener(done)
+        for key in dict.fromkeys((stored.topic, stored.partition) for stored in done.records):
+            self._tell_readers(key)
+
     def init_producer(self, transactional_id: str, process: str) -> ProducerSession:
         """`init_transactions`: fences the former session and aborts what it left open."""
         former = self._epochs.get(transactional_id)
@@ -291,7 +337,7 @@ class SimKafka:
         transaction = self._transaction(session)
         now_ms = at_ms(self.scheduler.now)
         for topic, key, value, wanted, headers in records:
-            partition = wanted if wanted >= 0 else self._partition_of(topic, key)
+            partition = self.partition_of(topic, key, wanted)
             log = self.logs[topic, partition]
             offset = len(log.entries)
             log.open.setdefault(transaction, offset)
@@ -308,7 +354,16 @@ class SimKafka:
         offsets: Sequence[tuple[str, int, int, str]],
     ) -> None:
         """`send_offsets_to_transaction`."""
-        transaction = self._transaction(session)
+        self._take_offsets(self._transaction(session), group_name, member_id, epoch, offsets)
+
+    def _take_offsets(
+        self,
+        transaction: Transaction,
+        group_name: str,
+        member_id: str,
+        epoch: int,
+        offsets: Sequence[tuple[str, int, int, str]],
+    ) -> None:
         group = self.groups[group_name]
         member = group.members.get(member_id)
         if member is None:
@@ -369,7 +424,10 @@ class SimKafka:
         for key in touched:
             self._tell_readers(key)
 
-    def _partition_of(self, topic: str, key: bytes | None) -> int:
+    def partition_of(self, topic: str, key: bytes | None, wanted: int) -> int:
+        """Where a record goes: where it is wanted, or else by its key."""
+        if wanted >= 0:
+            return wanted
         number = next(self._keyless) if key is None else murmur2(key)
         return (number & 0x7FFF_FFFF) % self.settings.partitions[topic]
 
@@ -413,6 +471,7 @@ class SimKafka:
         """A member's first heartbeat, or the first after it was given up on."""
         group = self.groups[name]
         group.members[member_id] = Member(member_id, consumer, 0, set(), set())
+        self._given_up.discard((name, member_id))
         self._rebalance(group)
 
     def leave(self, name: str, member_id: str) -> None:
@@ -459,6 +518,8 @@ class SimKafka:
         if group is None or member is None or member.consumer is not consumer:
             return
         del group.members[member_id]
+        self._given_up.add((name, member_id))
+        self.lose()
         self.scheduler.after(self._dice.uniform(*self.settings.heartbeat_s), self._tell_lost, consumer)
         self._rebalance(group)
 

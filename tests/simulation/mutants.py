@@ -93,8 +93,8 @@ class ForgetfulSettler(_Changed):
 class LosingFanOut(_Changed):
     """Every seventh delivery is not written."""
 
-    def __init__(self, *args: Any) -> None:
-        super().__init__(*args)
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
         self._numbers = itertools.count(1)
 
     def change(self, records: Sequence[Out]) -> Sequence[Out]:
@@ -122,6 +122,13 @@ class OffsetsFirst(Engine):
 
     def settler(self, publisher: Publisher) -> Settler:
         return super().settler(_OffsetsFirst(publisher))
+
+
+class MarksAtOnce(Engine):
+    """Without transactions, a parked delivery may be marked as finished before what became of it is written."""
+
+    def in_order(self, records: Sequence[Out]) -> list[Sequence[Out]]:
+        return [records]
 
 
 class _Heedless:
@@ -340,7 +347,7 @@ MUTANTS: Mapping[str, type[Engine]] = {
     mutant.__name__: mutant
     for mutant in (
         ResettingSettler, DoublingSettler, ForgetfulSettler, LosingFanOut, OffsetsFirst, HeedlessPublisher,
-        LedgerPastHoles, LedgerWithoutMemory, LedgerForEver, FreshIds, FastClock, Unordered, Unbounded, OneAtATime,
-        StuckTiers, QuietFanOut,
+        MarksAtOnce, LedgerPastHoles, LedgerWithoutMemory, LedgerForEver, FreshIds, FastClock, Unordered, Unbounded,
+        OneAtATime, StuckTiers, QuietFanOut,
     )
 }  # fmt: skip

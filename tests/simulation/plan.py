@@ -73,6 +73,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     partitions: int
     workers: int
     stable_ids: bool
+    #: Without transactions.
+    at_least_once: bool
     subscriptions: list[Subscription]
     endpoints: list[Endpoint]
     events: list[PlannedEvent]
@@ -90,8 +92,9 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 
     def describe(self) -> str:
         """For a failure's report."""
+        kind = "at-least-once " * self.at_least_once + self.profile
         what = f"{self.workers} workers, {self.partitions} partitions, {len(self.events)} events"
-        lines = [f"seed {self.seed}: a {self.profile} world of {what}, healed at {self.heal_s:.1f} s; {self.bounds}"]
+        lines = [f"seed {self.seed}: a {kind} world of {what}, healed at {self.heal_s:.1f} s; {self.bounds}"]
         for subscription, endpoint in zip(self.subscriptions, self.endpoints, strict=False):
             lines.append(
                 f"  {subscription.id} {subscription.event_types} schedule {subscription.retry_schedule_ms} "
@@ -119,6 +122,7 @@ def draw(seed: int) -> Plan:
         partitions=dice.choice((1, 2, 2, 3, 4)),
         workers=workers,
         stable_ids=dice.random() < 0.5,
+        at_least_once=dice.random() < 1 / 3,
         subscriptions=subscriptions,
         endpoints=endpoints,
         events=_events(dice, heal_s),
@@ -149,7 +153,7 @@ def _endpoints(dice: random.Random, profile: Profile, heal_s: float) -> tuple[li
                 script = [(cut, dice.choice(moods)) for cut in [*cuts, heal_s]]
         endpoints.append(Endpoint(url, script, dice.choice((0.002, 0.02, 0.2))))
         standard = dice.random() < 0.1
-        kind = dice.choices(("plain", "ordered", "batched"), (6, 3, 2))[0]
+        kind = dice.choices(("plain", "ordered", "batched"), (5, 5, 2))[0]
         subscriptions.append(
             Subscription(
                 id=f"sub_{number}",
@@ -204,7 +208,7 @@ def _bounds(dice: random.Random, profile: Profile) -> Bounds:
         group_entries_max=dice.choice((1, 3, 2_000)),
         backlog_records_max=dice.choice((5, 20_000)),
         frame_records_max=dice.choice((1, 3, 8)),
-        pending_max=dice.choice((10, 700)),
+        pending_max=700 if profile == "neighbours" else dice.choice((10, 700)),
         span_max=dice.choice((16, 24_000)),
     )
 

@@ -1,15 +1,18 @@
-"""A transactional producer as `connectors/publisher.py` is one, on the simulated Kafka.
+"""Producers as `connectors/publisher.py` and `connectors/plain_publisher.py` are, on the simulated Kafka.
 
 What is the same: the order of the requests, which errors abort and repeat and which are raised, and that group metadata
-is asked for when offsets are sent.
+is asked for when offsets are sent; without transactions, that each partition's records are there at a moment of their
+own, and that offsets are handed on after all of them.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import random
 from collections.abc import Callable, Sequence
 
+from connectors.plain_publisher import CommitSoon
 from schemas.errors import FencedError, StaleGroupError
 from schemas.frame import Out
 from tests.simulation.kafka import ProducerSession, SimKafka, TroubleError
@@ -91,3 +94,65 @@ class SimPublisher:
         if session is not None and session.transaction is not None:
             with contextlib.suppress(FencedError):
                 await self._kafka.call(self._loop, self._kafka.end, session, False)
+
+
+#: As `connectors.plain_publisher.in_order`.
+InOrder = Callable[[Sequence[Out]], list[Sequence[Out]]]
+
+
+class SimPlainPublisher:
+    """The `Publisher` port without transactions."""
+
+    def __init__(
+        self,
+        loop: VirtualLoop,
+        kafka: SimKafka,
+        dice: random.Random,
+        process: str,
+        in_order: InOrder,
+        commit: CommitSoon,
+    ) -> None:
+        self._loop = loop
+        self._kafka = kafka
+        self._dice = dice
+        self._process = process
+        self._in_order = in_order
+        self._commit = commit
+
+    async def start(self) -> None:
+        """Nothing to register."""
+
+    async def publish(
+        self,
+        records: Sequence[Out],
+        offsets: Sequence[tuple[str, int, int, str]],
+        still_ours: Callable[[], bool] | None = None,
+    ) -> None:
+        """See the port."""
+        for part in self._in_order(records):
+            await self._write(part)
+        if offsets:
+            self._commit(offsets)
+
+    async def _write(self, records: Sequence[Out]) -> None:
+        """Until all are acknowledged."""
+        batches: dict[tuple[str, int], list[Out]] = {}
+        for topic, key, value, wanted, headers in records:
+            partition = self._kafka.partition_of(topic, key, wanted)
+            batches.setdefault((topic, partition), []).append((topic, key, value, partition, headers))
+        await asyncio.gather(*map(self._write_batch, batches.values()))
+
+    async def _write_batch(self, batch: list[Out]) -> None:
+        half = len(batch) // 2 if self._dice.random() < 0.2 else 0  # it leaves in more than one request
+        for part in (batch[:half], batch[half:]):
+            attempt = 0
+            while part:
+                try:
+                    await self._kafka.call(self._loop, self._kafka.write, self._process, part)
+                    break
+                except TroubleError:
+                    await self._loop.pause(BACKOFF_S[min(attempt, len(BACKOFF_S) - 1)])
+                    attempt += 1
+
+    async def close(self) -> None:
+        """Nothing to let go of."""

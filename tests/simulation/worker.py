@@ -20,7 +20,7 @@ from tests.simulation.endpoints import Internet, SimSender
 from tests.simulation.engine import Engine
 from tests.simulation.kafka import Partition, SimKafka, at_ms
 from tests.simulation.loop import Scheduler, VirtualLoop
-from tests.simulation.publisher import SimPublisher
+from tests.simulation.publisher import SimPlainPublisher, SimPublisher
 
 FAN_OUT = "fan-out"
 DELIVERY = "delivery"
@@ -91,9 +91,15 @@ class Part:
             frame_records_max=worker.engine.bounds.frame_records_max,
             fail=worker.fail,
         )
-        self.publisher = SimPublisher(
-            loop, kafka, dice, f"{role}.{worker.id}", worker.name, role, self.consumer.group_metadata
-        )
+        self.publisher: SimPublisher | SimPlainPublisher
+        if worker.engine.at_least_once:
+            self.publisher = SimPlainPublisher(
+                loop, kafka, dice, worker.name, worker.engine.in_order, self.consumer.commit_soon
+            )
+        else:
+            self.publisher = SimPublisher(
+                loop, kafka, dice, f"{role}.{worker.id}", worker.name, role, self.consumer.group_metadata
+            )
         self.settler = worker.engine.settler(self.publisher)
 
     async def _handle(self, frame: Frame) -> None:

@@ -57,8 +57,8 @@ class World:
             ),
         )
         self.internet = Internet(self.scheduler, self.dice, plan.endpoints)
-        self.engine = engine(self.topics, plan.bounds)
-        self.books = Books(self.kafka, self.topics)
+        self.engine = engine(self.topics, plan.bounds, at_least_once=plan.at_least_once)
+        self.books = Books(self.kafka, self.topics, at_least_once=plan.at_least_once)
         self.checkers = checkers
         #: Subscriptions as their owners have them, by id.
         self.subscriptions: dict[str, Subscription] = {}
@@ -161,6 +161,7 @@ class World:
         partition = event.number % self.plan.partitions
         stored = self.kafka.append(self.topics.events, partition, None, value)
         self._events_written += 1
+        self.books.event_s[event.number] = self.scheduler.now
         self.note("event", event.number, event.type, stored)
         self._tell("on_event", event, stored)
 
@@ -238,6 +239,7 @@ class World:
         def die() -> None:
             self.note("dies", worker.name)
             worker.loop.kill()
+            self.kafka.lose()
             self.scheduler.after(self.plan.session_s, self._expire, worker)
             self.scheduler.after(fault.seconds, self._replace, worker)
 

@@ -213,6 +213,26 @@ class Worker:
         return [error for task in self.tasks if task.done() and not task.cancelled() and (error := task.exception())]
 
 
+class ParkedRecords:
+    """What of the log of parked deliveries is not finished; each record is looked at once."""
+
+    def __init__(self) -> None:
+        self._written: list[Stored] = []
+        self._read = 0
+        self._open: dict[tuple[int, int], Stored] = {}
+
+    def open(self, written: list[Stored]) -> list[Stored]:
+        if written is not self._written:  # some of it was taken away
+            self._written, self._read, self._open = written, 0, {}
+        for one in written[self._read :]:
+            if one.value is not None:
+                self._open[one.partition, one.offset] = one
+            elif (mark := finished_by(one.headers)) is not None:
+                self._open.pop((one.partition, mark[0]), None)
+        self._read = len(written)
+        return list(self._open.values())
+
+
 class Town:
     """Kafka, the tables, the endpoints, and what was posted to them."""
 
@@ -228,6 +248,7 @@ class Town:
         #: How long it takes until the first records of a topic come, after an assignment.
         self.lag_s: Callable[[str], float] = lambda topic: 0.0
         self._states = 0
+        self._log = ParkedRecords()
 
     async def worker(self, partitions: Sequence[int] = range(TOPICS.partitions), **limits: Any) -> Worker:
         """The next life of the worker, once nothing of the last one is left."""
@@ -282,10 +303,7 @@ class Town:
 
     def parked(self) -> list[Stored]:
         """Parked deliveries that are not finished."""
-        written = self.kafka.records[TOPICS.parked]
-        marks = [(one.partition, finished_by(one.headers)) for one in written if one.value is None]
-        finished = {(partition, mark[0]) for partition, mark in marks if mark is not None}
-        return [one for one in written if one.value is not None and (one.partition, one.offset) not in finished]
+        return self._log.open(self.kafka.records[TOPICS.parked])
 
     def ever_parked(self) -> list[Delivery]:
         return [decode_delivery(one.value or b"") for one in self.kafka.records[TOPICS.parked] if one.value is not None]
@@ -293,9 +311,13 @@ class Town:
     def waiting(self) -> int:
         """Records that the group has not committed yet, of all topics but the log."""
         return sum(
-            max(0, stored.offset + 1 - self.kafka.committed.get((GROUP, topic, stored.partition), (0, ""))[0])
+            len(
+                self.kafka.read(
+                    topic, partition, self.kafka.committed.get((GROUP, topic, partition), (0, ""))[0], 1 << 62
+                )
+            )
             for topic in CONSUMED[:-1]
-            for stored in {one.partition: one for one in self.kafka.records[topic]}.values()
+            for partition in range(TOPICS.partitions)
         )
 
     def settled(self) -> bool:

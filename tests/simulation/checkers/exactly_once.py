@@ -1,7 +1,9 @@
 """Promise 2: inside Kafka, a delivery is in one place at a time, and moves in the transaction that finishes the former.
 
 A place is a record of `deliveries`, of a retry tier or of the log of parked deliveries. An end is the last record of
-`attempts`, with a dead letter beside it when the delivery was given up.
+`attempts`, with a dead letter beside it when the delivery was given up. Without transactions the parts of a move are
+there one after the other, so nothing is said of places; a delivery is fanned out once and ends once, unless its records
+may be repeated.
 """
 
 from __future__ import annotations
@@ -21,12 +23,29 @@ class ExactlyOnce(Checker):
     """Places and ends, transaction by transaction."""
 
     def begin(self, world: World) -> None:
+        self._books = world.books
         self._source = world.topics.deliveries
         self._places: dict[str, Stored] = {}
         self._ended: set[str] = set()
         self._known: dict[Stored, str] = {}
+        self._told: set[tuple[str, bool]] = set()
 
     def on_commit(self, commit: Commit) -> None:
+        if self._books.at_least_once:
+            self._look_for_doubles(commit)
+        else:
+            self._look_at_places(commit)
+
+    def _look_for_doubles(self, commit: Commit) -> None:
+        for one in commit.written:
+            fanned_out = one.kind == "delivery" and one.stored.topic == self._source
+            if not (fanned_out or one.ends):
+                continue
+            if (one.delivery_id, fanned_out) in self._told and not self._books.may_repeat(one.delivery_id):
+                raise ViolationError(f"{one.delivery_id} {'was fanned out' if fanned_out else 'ended'} twice")
+            self._told.add((one.delivery_id, fanned_out))
+
+    def _look_at_places(self, commit: Commit) -> None:
         moved: Counter[str] = Counter()
         ended: Counter[str] = Counter()
         dead: Counter[str] = Counter()

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from schemas.subscription import Subscription
+from tests.simulation.books import number_of
 from tests.simulation.checkers.base import Checker, ViolationError
 from tests.simulation.endpoints import WELL, PostStarted
 from tests.simulation.kafka import Stored
@@ -54,7 +55,7 @@ class Isolation(Checker):
 
     def _check(self, post: PostStarted, delivery_id: str) -> None:
         delivery = self._world.books.deliveries[delivery_id]
-        number = int(delivery.body.split(b'"number":')[1].rstrip(b"}"))
+        number = number_of(delivery)
         written_s = self._written[number]
         if delivery.subscription_id not in self._well or written_s < SETTLED_S:
             return

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from schemas.post import PostResult
 from schemas.subscription import Subscription
-from tests.simulation.books import Commit
+from tests.simulation.books import Commit, number_of
 from tests.simulation.checkers.base import Checker, ViolationError
 from tests.simulation.endpoints import PostStarted
 from tests.simulation.plan import PlannedEvent
@@ -33,6 +33,7 @@ class Order(Checker):
         self._ordered: dict[str, Subscription] = {}
         #: Deliveries by place in line, ascending by offset, without those that are through.
         self._lines: dict[Queue, list[tuple[int, str]]] = defaultdict(list)
+        self._seen: set[str] = set()  # a second copy of a delivery is none to wait for
         self._line_of: dict[str, tuple[Queue, tuple[int, str]]] = {}
 
     def on_subscription(self, at_s: float, subscription_id: str, subscription: Subscription | None) -> None:
@@ -43,8 +44,9 @@ class Order(Checker):
         for one in commit.written:
             if one.delivery is not None and one.stored.topic == self._world.topics.deliveries:
                 subscription = self._ordered.get(one.delivery.subscription_id)
-                if subscription is not None:
-                    number = int(one.delivery.body.split(b'"number":')[1].rstrip(b"}"))
+                if subscription is not None and one.delivery_id not in self._seen:
+                    self._seen.add(one.delivery_id)
+                    number = number_of(one.delivery)
                     key = _key(subscription, self._events[number])
                     line = (subscription.id, one.stored.partition, key)
                     place = (one.stored.offset(), one.delivery_id)

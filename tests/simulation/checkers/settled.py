@@ -39,7 +39,7 @@ class Settled(Checker):
         # Partitions of equal number move together, but not at one moment: any of this number will do.
         owned = {number for _, number in self._world.kafka.groups[DELIVERY].members[post.worker].owned}
         for delivery_id in post.delivery_ids:
-            if delivery_id in self._ended:
+            if delivery_id in self._ended and not self._world.books.may_repeat(delivery_id):
                 raise ViolationError(
                     f"{delivery_id} is sent by {post.worker}, and its end was written at "
                     f"{self._ended[delivery_id]:.3f} s"
