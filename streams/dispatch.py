@@ -470,6 +470,9 @@ class Dispatch:
                 if lane is None:
                     return
                 lane.ready = False
+                if lane.closed_until:  # by an answer that came after its offer
+                    self._offer(lane)
+                    continue
                 free = limit - self._in_flight
                 if free <= limit // RESERVE and lane.in_flight and lane.in_flight >= free // FREE_SHARE:
                     self._choked.append(lane)

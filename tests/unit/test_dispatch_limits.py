@@ -8,6 +8,7 @@ from collections import Counter
 from email.utils import formatdate
 from itertools import pairwise
 from statistics import median
+from typing import Any
 
 import pytest
 
@@ -93,6 +94,44 @@ async def test_a_gate_that_a_change_of_the_subscription_opened_does_not_hold_its
     town.table.put(subscription(max_in_flight=1, retry_schedule_ms=LATER_MS, rate_limit=1.0))
     town.send(*(fresh(number) for number in range(1, 6)))
     await until(lambda: len(town.delivered()) == 5, 10)
+
+
+@pytest.mark.parametrize("fields", [{}, {"ordered": True}, {"batch_max": 5}, {"adaptive_in_flight": True}], ids=str)
+@pytest.mark.parametrize("after_s", [0.1, 0.5, 0.9, 0.99])
+@pytest.mark.parametrize(("code", "retry_after", "closed_s"), [(429, None, 1), (429, "1", 1), (503, "2", 2)])
+def test_a_gate_that_closed_while_its_lane_was_empty_opens_by_itself(
+    code: int, retry_after: str | None, closed_s: float, after_s: float, fields: dict[str, Any]
+) -> None:
+    """Nothing else happens in the worker that could wake anybody."""
+
+    @virtual
+    async def run() -> None:
+        town = first_is(status(code, retry_after=retry_after))
+        town.table.put(subscription(retry_schedule_ms=LATER_MS, **fields))
+        await town.worker([0], circuit=NO_CIRCUIT)
+        town.send(fresh(0, subject="a"))
+        await until(lambda: 0 in town.answers)
+        await passing(closed_s * after_s)
+        town.send(fresh(1, subject="b"))
+        await until(lambda: 1 in town.answers, 5)
+        assert closed_s <= town.posts[1].at_s <= closed_s + 0.1
+
+    run()
+
+
+@virtual
+async def test_nothing_that_had_its_turn_already_slips_through_a_gate() -> None:
+    """Two answers in one turn of the loop: what the first one made room for has not left when the second closes."""
+    town = Town(lambda post: None if post.number < 2 else ok(post))
+    town.table.put(subscription(max_in_flight=2, retry_schedule_ms=LATER_MS))
+    worker = await town.worker([0], circuit=NO_CIRCUIT)
+    town.send(*(fresh(number) for number in range(6)))
+    await until(lambda: len(town.posts) == 2)
+    closed_s = asyncio.get_running_loop().time()
+    worker.sender.answer(0, PostResult(204, 1))
+    worker.sender.answer(1, PostResult(429, 1))
+    await until(lambda: len(town.delivered()) == 5, 10)
+    assert closed_s + 1 <= town.posts[2].at_s <= closed_s + 1.1
 
 
 # --- rates ------------------------------------------------------------------------------------------------------------
