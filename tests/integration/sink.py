@@ -17,7 +17,7 @@ import urllib.request
 from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from typing import NamedTuple, cast
+from typing import NamedTuple, Self, cast
 
 import orjson
 import uvloop
@@ -37,14 +37,16 @@ class Sink:
         self.received: list[Received] = []
         self.keep = keep
         self.port = 0
-        self.connections: set[_Connection] = set()
+        self.connections: set[Connection] = set()
 
     def url(self, path: str) -> str:
         return f"http://127.0.0.1:{self.port}{path}"
 
     @contextlib.asynccontextmanager
-    async def running(self) -> AsyncIterator[Sink]:
-        server = await asyncio.get_running_loop().create_server(lambda: _Connection(self), "127.0.0.1", 0)
+    async def running(self, port: int = 0) -> AsyncIterator[Self]:
+        """`port` may be one that another socket holds for us, with SO_REUSEPORT."""
+        loop = asyncio.get_running_loop()
+        server = await loop.create_server(lambda: Connection(self), "127.0.0.1", port, reuse_port=port > 0)
         self.port = server.sockets[0].getsockname()[1]
         try:
             yield self
@@ -54,8 +56,32 @@ class Sink:
                 connection.transport.abort()
             await server.wait_closed()
 
+    def take(self, connection: Connection, start_line: str, headers: dict[str, str], body: bytes) -> None:
+        """Answer a request, now or later."""
+        path = start_line.split(" ")[1]
+        if path == "/counts":
+            connection.respond(200, orjson.dumps(self.counts))
+            return
+        identifier = headers["webhook-id"]
+        self.counts[path][identifier] += 1
+        if self.keep:
+            self.received.append(Received(path, headers, body))
+        match path.split("/")[1:]:
+            case ["slow", delay_ms]:
+                asyncio.get_running_loop().call_later(int(delay_ms) / 1000, connection.respond, 204)
+            case ["status", status]:
+                connection.respond(int(status), b"no")
+            case ["flaky", failures]:
+                connection.respond(500 if self.counts[path][identifier] <= int(failures) else 204)
+            case ["hang", *_]:
+                pass
+            case _:
+                connection.respond(204)
 
-class _Connection(asyncio.Protocol):
+
+class Connection(asyncio.Protocol):
+    """One, which reads requests and writes answers."""
+
     transport: asyncio.Transport
 
     def __init__(self, sink: Sink) -> None:
@@ -81,33 +107,15 @@ class _Connection(asyncio.Protocol):
             if len(self._buffer) < total:
                 return
             body, self._buffer = self._buffer[end + 4 : total], self._buffer[total:]
-            self._answer(start_line.split(" ")[1], headers, body)
+            self._sink.take(self, start_line, headers, body)
 
-    def _answer(self, path: str, headers: dict[str, str], body: bytes) -> None:
-        sink = self._sink
-        if path == "/counts":
-            self._respond(200, orjson.dumps(sink.counts))
-            return
-        identifier = headers["webhook-id"]
-        sink.counts[path][identifier] += 1
-        if sink.keep:
-            sink.received.append(Received(path, headers, body))
-        match path.split("/")[1:]:
-            case ["slow", delay_ms]:
-                asyncio.get_running_loop().call_later(int(delay_ms) / 1000, self._respond, 204)
-            case ["status", status]:
-                self._respond(int(status), b"no")
-            case ["flaky", failures]:
-                self._respond(500 if sink.counts[path][identifier] <= int(failures) else 204)
-            case ["hang", *_]:
-                pass
-            case _:
-                self._respond(204)
-
-    def _respond(self, status: int, body: bytes = b"") -> None:
-        if not self.transport.is_closing():
-            length = b"" if status == 204 else b"content-length: %d\r\n" % len(body)
-            self.transport.write(b"HTTP/1.1 %d X\r\n%s\r\n%s" % (status, length, body))
+    def respond(self, status: int, body: bytes = b"", fields: bytes = b"") -> bool:
+        """Answer, with more header lines; False when nobody is there any more."""
+        if self.transport.is_closing():
+            return False
+        length = b"" if status == 204 else b"content-length: %d\r\n" % len(body)
+        self.transport.write(b"HTTP/1.1 %d X\r\n%s%s\r\n%s" % (status, fields, length, body))
+        return True
 
 
 class SinkProcess:
@@ -133,25 +141,32 @@ class SinkProcess:
 
 
 @contextlib.contextmanager
-def sink_process() -> Iterator[SinkProcess]:
+def process(module: str, *arguments: str) -> Iterator[int]:
+    """A receiver as a process, which ends with the block; its port."""
+    command = [sys.executable, "-m", module, *arguments]
     root = Path(__file__).parents[2]
-    with subprocess.Popen(
-        [sys.executable, "-m", "tests.integration.sink"], cwd=root, stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    ) as process:
-        assert process.stdout is not None
+    with subprocess.Popen(command, cwd=root, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as running:
+        assert running.stdout is not None
         try:
-            yield SinkProcess(int(process.stdout.readline()))
+            yield int(running.stdout.readline())
         finally:
-            process.kill()
+            running.kill()
 
 
-async def main() -> None:
+@contextlib.contextmanager
+def sink_process() -> Iterator[SinkProcess]:
+    with process("tests.integration.sink") as port:
+        yield SinkProcess(port)
+
+
+async def be_a_process(sink: Sink, port: int = 0) -> None:
+    """Run until standard input ends."""
     loop = asyncio.get_running_loop()
-    async with Sink(keep=False).running() as sink:
+    async with sink.running(port):
         sys.stdout.write(f"{sink.port}\n")
         sys.stdout.flush()
         await loop.run_in_executor(None, sys.stdin.read)
 
 
 if __name__ == "__main__":
-    uvloop.run(main())
+    uvloop.run(be_a_process(Sink(keep=False)))

@@ -19,6 +19,7 @@ from confluent_kafka import Consumer, Producer, TopicPartition
 from connectors.admin import apply_topics
 from schemas import codec
 from schemas.delivery import dead_letter_schema
+from schemas.endpoint import EndpointState, Operation, decode_operation, decode_state
 from schemas.event import Event, encode_event
 from schemas.frame import Headers
 from schemas.subscription import Subscription, subscription_to_json
@@ -99,7 +100,7 @@ class Site:
 
     # --- reading -----------------------------------------------------------------------------------------------------
 
-    def read(self, topic: str, *, isolation: str = "read_committed") -> list[Any]:
+    def read(self, *topics: str, isolation: str = "read_committed") -> list[Any]:
         """All committed records, as confluent_kafka's messages; or with `read_uncommitted` all that are in the log."""
         consumer = Consumer(
             {
@@ -112,17 +113,18 @@ class Site:
             }
         )
         try:
-            partitions = consumer.list_topics(topic, timeout=10).topics[topic].partitions
-            consumer.assign([TopicPartition(topic, number, 0) for number in partitions])
+            cluster = consumer.list_topics(timeout=10).topics
+            partitions = [(topic, number) for topic in topics for number in cluster[topic].partitions]
+            consumer.assign([TopicPartition(topic, number, 0) for topic, number in partitions])
             found: list[Any] = []
-            ended: set[int | None] = set()
+            ended: set[tuple[str | None, int | None]] = set()
             while len(ended) < len(partitions):
                 messages = consumer.consume(5_000, 1.0 if not found else 0.05)
                 for message in messages:
                     if message.error() is None:
                         found.append(message)
                     else:
-                        ended.add(message.partition())
+                        ended.add((message.topic(), message.partition()))
             return found
         finally:
             consumer.close()
@@ -132,6 +134,12 @@ class Site:
 
     def dead(self) -> list[dict[str, Any]]:
         return self._decoded(self.topics.dead, dead_letter_schema())
+
+    def states(self) -> list[EndpointState]:
+        return [decode_state(message.value()) for message in self.read(self.topics.endpoints_state)]
+
+    def operations(self) -> list[Operation]:
+        return [decode_operation(message.value()) for message in self.read(self.topics.operations)]
 
     def _decoded(self, topic: str, schema: str) -> list[dict[str, Any]]:
         parsed = codec.parse_schema(schema)
