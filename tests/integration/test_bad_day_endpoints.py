@@ -211,7 +211,7 @@ def test_a_rate_limit_holds_whatever_waits(day: Day) -> None:
     for name in ("limited", "limited_wide"):
         day.taken(name, 60)
         assert day.attempts(name) == {(1, "delivered", 204): 60}
-    # So many tokens at most were there, and a burst: since they were sent; and between any two arrivals, where each POST
+    # So many tokens at most were there, and a burst: since they were sent, and between any two arrivals, as each POST
     # began after the one before had come. The burst is two, and two more if the worker had its partitions anew.
     for number, arrival in enumerate(day.moody.arrivals("/limited_wide")):
         assert number + 1 <= 4 + 20 * (arrival.at_s - sent_s), number
