@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from connectors.memory import (
@@ -126,6 +126,7 @@ class Worker:
         self.ledgers: dict[tuple[str, int], OffsetLedger] = {}
         self.held: set[tuple[str, int]] = set()
         self.news: dict[tuple[str, int], asyncio.Event] = {}  # wakes a partition's consumer
+        self.positions: dict[tuple[str, int], int] = {}  # of its consumers
         self.tasks: list[asyncio.Task[None]] = []
         self.stage = Dispatch(
             TOPICS,
@@ -164,11 +165,13 @@ class Worker:
 
     def wake(self) -> None:
         """There may be something new."""
-        for event in self.news.values():
-            event.set()
+        for key, event in self.news.items():
+            if not event.is_set() and self.town.kafka.read(*key, self.positions[key], 1):
+                event.set()
 
     async def _consume(self, topic: str, partition: int, ledger: OffsetLedger, position: int) -> None:
         news = self.news[topic, partition] = asyncio.Event()
+        self.positions[topic, partition] = position
         await passing(self.town.lag_s(topic))
         while ledger.live:
             stored = self.town.kafka.read(topic, partition, position, FRAME_RECORDS_MAX)
@@ -177,7 +180,7 @@ class Worker:
                 await news.wait()
                 await passing(0.001)  # what is there is fetched
                 continue
-            position = stored[-1].offset + 1
+            position = self.positions[topic, partition] = stored[-1].offset + 1
             await self.stage.admit(Frame(topic, partition, [MemoryRecord(one) for one in stored], ledger))
 
     async def give_up(self, partitions: Sequence[int], deadline_s: float) -> None:
@@ -219,9 +222,9 @@ class ParkedRecords:
     def __init__(self) -> None:
         self._written: list[Stored] = []
         self._read = 0
-        self._open: dict[tuple[int, int], Stored] = {}
+        self._open: dict[tuple[int, int], Stored] = {}  # by partition and offset
 
-    def open(self, written: list[Stored]) -> list[Stored]:
+    def open(self, written: list[Stored]) -> Collection[Stored]:
         if written is not self._written:  # some of it was taken away
             self._written, self._read, self._open = written, 0, {}
         for one in written[self._read :]:
@@ -230,7 +233,7 @@ class ParkedRecords:
             elif (mark := finished_by(one.headers)) is not None:
                 self._open.pop((one.partition, mark[0]), None)
         self._read = len(written)
-        return list(self._open.values())
+        return self._open.values()
 
 
 class Town:
@@ -303,7 +306,7 @@ class Town:
 
     def parked(self) -> list[Stored]:
         """Parked deliveries that are not finished."""
-        return self._log.open(self.kafka.records[TOPICS.parked])
+        return list(self._log.open(self.kafka.records[TOPICS.parked]))
 
     def ever_parked(self) -> list[Delivery]:
         return [decode_delivery(one.value or b"") for one in self.kafka.records[TOPICS.parked] if one.value is not None]
@@ -322,7 +325,7 @@ class Town:
 
     def settled(self) -> bool:
         """Whether nothing is left to do."""
-        return not self.waiting() and not self.parked()
+        return not self._log.open(self.kafka.records[TOPICS.parked]) and not self.waiting()
 
     async def done(self, seconds: float = 600.0) -> None:
         """Until nothing is left to do."""
