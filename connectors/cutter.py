@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import socket
 import struct
 from typing import Any, Literal, cast
@@ -139,8 +140,9 @@ class _End(asyncio.Protocol):
     def reset(self) -> None:
         """End it as if the cable had been cut and somebody had noticed."""
         if not self._closed:
-            sock = self.transport.get_extra_info("socket")
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+            with contextlib.suppress(OSError, ValueError):  # one that is being closed may have no socket any more
+                sock = self.transport.get_extra_info("socket")
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
             self.transport.abort()
 
     def connection_lost(self, error: Exception | None) -> None:

@@ -38,6 +38,9 @@ EXPLAINING: tuple[FaultKind, ...] = (
 )
 
 
+_UNREAD = (1 << 64) - 1
+
+
 class EventPlaces:
     """Where each event lies, by number: Kafka's timestamp (milliseconds), partition and offset. 0 until it is known."""
 
@@ -45,6 +48,11 @@ class EventPlaces:
         self.times_ms = array("Q", bytes(8 * events))
         self.partitions = array("H", bytes(2 * events))
         self.offsets = array("Q", bytes(8 * events))
+
+    def put(self, n: int, partition: int | None, offset: int | None) -> None:
+        """Where event `n` lies. A broker that answers a repeated record does not say where: it counts as not read."""
+        self.partitions[n] = partition or 0
+        self.offsets[n] = _UNREAD if offset is None else offset
 
 
 class Row(msgspec.Struct):

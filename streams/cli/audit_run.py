@@ -86,6 +86,9 @@ async def run_acts(asked: AuditSettings, folder: Path) -> tuple[Verdict, list[Ma
         place = folder / f"part-{number}" if len(runs) > 1 else folder
         place.mkdir(exist_ok=True)
         verdict, injector, workers = await Audit(act, place).run()
+        if len(runs) > 1:
+            result = verdict.result
+            note(f"part {number}: {result.delivered} delivered, {result.lost} lost, {result.duplicates} duplicates")
         verdicts.append(verdict)
         made += injector.made
         ended += len(workers.ended)
@@ -196,12 +199,9 @@ class Audit:
     def _acked(self, message: Message) -> None:
         value = message.value()
         assert isinstance(value, bytes)
-        n, partition, offset = number_in(value), message.partition(), message.offset()
-        assert partition is not None
-        assert offset is not None
+        n = number_in(value)
         self._places.times_ms[n] = message.timestamp()[1]
-        self._places.partitions[n] = partition
-        self._places.offsets[n] = offset
+        self._places.put(n, message.partition(), message.offset())
 
     async def _follow(self, settings: Settings) -> None:
         """Keep the books up to date. Never returns."""

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from connectors.faulty_receiver import BROKEN, REFUSED, SILENT
-from streams.cli.audit_judge import AFTERMATH_MS, JUDGED_FROM, combined
+from streams.cli.audit_judge import AFTERMATH_MS, JUDGED_FROM, EventPlaces, combined
 from streams.cli.audit_plan import COUNTS, DYING, Plan
 from tests.audit import START_MS, Books
 
@@ -392,3 +392,11 @@ def test_of_several_runs_everything_is_summed_and_judged_once() -> None:
     assert {kind: row.endpoints for kind, row in both.by_kind.items()} == COUNTS
     assert sum(row.posts for row in both.by_kind.values()) == both.result.posts
     assert both.result.broker == "Kafka, then Kafka"
+
+
+def test_an_event_that_nobody_knows_the_place_of_may_still_be_on_its_way() -> None:
+    places = EventPlaces(2)
+    places.put(0, 3, 17)
+    places.put(1, None, None)
+    assert (places.partitions[0], places.offsets[0]) == (3, 17)
+    assert places.offsets[1] > 1 << 62
