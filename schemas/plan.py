@@ -31,6 +31,13 @@ class Problem:
     sentence: str
 
 
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """Stands in a document for what could not be resolved, when the place of it is looked for."""
+
+    sentence: str
+
+
 class Plan:
     """A schema to decode with, of the writer's bytes, whose steps make of it what the reader wants.
 
@@ -108,23 +115,30 @@ class Plan:
                 dropped.append(f"dropped_{len(dropped)}_{name}")
                 fields.append({"name": dropped[-1], "type": self._raw(field["type"])})
         defaults: dict[str, Any] = {}
+        missing = None
         for field, source in zip(reader["fields"], sources, strict=True):
             if source is None:
                 problem = self._default(field, defaults, f"{path}.{field['name']}")
-                dead = dead or problem
-        self._dead[name] = dead
+                missing = missing or problem
+        self._dead[name] = dead = dead or missing
         step = _projection([field["name"] for field in fields], [field["name"] for field in reader["fields"]], defaults)
-        return {"type": "record", "name": name, "fields": fields, "step": step}, dead
+        node = {"type": "record", "name": name, "fields": fields}
+        if missing is not None:
+            return node | {"step": _failure(missing.sentence), "marking_step": step}, dead
+        return node | {"step": step}, dead
 
     def _default(self, field: dict[str, Any], defaults: dict[str, Any], path: str) -> Problem | None:
         if "default" not in field:
             sentence = "is not in what was written, and has no default"
-            return self._problem("READER_FIELD_MISSING_DEFAULT_VALUE", path, sentence)
-        try:
-            defaults[field["name"]] = default_value(field["type"], field["default"], self._reader_named, form_of)
-        except InvalidDefault as error:
-            return self._problem("READER_FIELD_MISSING_DEFAULT_VALUE", path, f"is not in what was written, and {error}")
-        return None
+        else:
+            try:
+                defaults[field["name"]] = default_value(field["type"], field["default"], self._reader_named, form_of)
+            except InvalidDefault as error:
+                sentence = f"is not in what was written, and {error}"
+            else:
+                return None
+        defaults[field["name"]] = Mark(sentence)
+        return self._problem("READER_FIELD_MISSING_DEFAULT_VALUE", path, sentence)
 
     def _enum(self, writer: dict[str, Any], reader: dict[str, Any], path: str) -> tuple[Node, Problem | None]:
         known = set(reader["symbols"])
@@ -158,12 +172,9 @@ class Plan:
         return node | {"step": lambda value: second(first(value))}
 
     def _failing(self, writer: Node, kind: str, path: str, sentence: str) -> tuple[Node, Problem]:
-        def step(_: Any) -> Any:
-            raise ValueError(sentence)
-
         node = self._raw(writer, shared=False)
         node = node if isinstance(node, dict) else {"type": node}
-        return node | {"step": step}, self._problem(kind, path, sentence)
+        return node | {"step": _failure(sentence)}, self._problem(kind, path, sentence)
 
     def _raw(self, writer: Node, shared: bool = True) -> Node:
         """The type as it is decoded when nobody looks at it: without logical types, and without steps."""
@@ -215,6 +226,13 @@ def _with_steps(node: Node, step: str) -> Node:
     if "fields" in copy:
         copy["fields"] = [field | {"type": _with_steps(field["type"], step)} for field in copy["fields"]]
     return copy
+
+
+def _failure(sentence: str) -> Step:
+    def step(_: Any) -> Any:
+        raise ValueError(sentence)
+
+    return step
 
 
 def _no_branch(writer: Node) -> str:

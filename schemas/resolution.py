@@ -20,14 +20,13 @@ This file renders no bytes (`schemas/rendering.py`), fetches no schemas, and say
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 from fastavro.read import LOGICAL_READERS
 
 from schemas import codec
 from schemas.errors import UnresolvableError
-from schemas.plan import Plan
+from schemas.plan import Mark, Plan
 
 
 class Resolver:
@@ -54,22 +53,17 @@ class Resolver:
         """
         try:
             return codec.decode(value, self._decoder)["value"]
-        except UnresolvableError as error:
-            sentence = error.sentence
+        except UnresolvableError:
+            pass
         # Steps do not know where they are. Decoded once more, those that fail leave a mark, and the mark is looked for.
         marked = codec.decode(value, Plan(self._writer, self._reader).decoder(_MARKING_STEP))["value"]
-        raise UnresolvableError(_place_of_mark(marked), sentence)
+        raise _found(marked)
 
 
 # --- steps: called by fastavro with each decoded value of a type that has one ---------------------------------
 
 _STEP = "distributary.step"
 _MARKING_STEP = "distributary.marking-step"
-
-
-@dataclass(frozen=True, slots=True)
-class _Mark:
-    sentence: str
 
 
 def _run(data: Any, writer: Any = None, reader: Any = None) -> Any:
@@ -81,9 +75,9 @@ def _run(data: Any, writer: Any = None, reader: Any = None) -> Any:
 
 def _run_marking(data: Any, writer: Any = None, reader: Any = None) -> Any:
     try:
-        return writer["step"](data)
+        return writer.get("marking_step", writer["step"])(data)
     except ValueError as error:
-        return _Mark(str(error))
+        return Mark(str(error))
 
 
 for _kind in (
@@ -94,14 +88,14 @@ for _kind in (
     LOGICAL_READERS[f"{_kind}-{_MARKING_STEP}"] = _run_marking
 
 
-def _place_of_mark(document: Any) -> str:
-    """The path of the first mark. Without recursion: of a record that contains itself the data decides the depth."""
+def _found(document: Any) -> UnresolvableError:
+    """What the first mark says. Without recursion: of a record that contains itself the data decides the depth."""
     waiting: list[tuple[Any, Any]] = [("$", document)]
     while waiting:
         place, value = waiting.pop()
         inside: list[tuple[Any, Any]] = []
-        if isinstance(value, _Mark):
-            return _path(place)
+        if isinstance(value, Mark):
+            return UnresolvableError(_path(place), value.sentence)
         if isinstance(value, dict):
             inside = [((place, key), item) for key, item in value.items()]
         elif isinstance(value, list):

@@ -151,6 +151,13 @@ def test_without_a_default_it_is_an_error() -> None:
     assert (error.path, str(error)) == ("$.b", "$.b: is not in what was written, and has no default")
 
 
+def test_without_a_default_inside_an_array_it_is_an_error_where_there_is_an_item() -> None:
+    writer, reader = (record(field("l", array(record(A, *more, name="L")))) for more in ((), (B,)))
+    assert resolved(writer, {"l": []}, reader) == {"l": []}
+    error = refused(writer, {"l": [{"a": 1}]}, reader)
+    assert (error.path, error.sentence) == ("$.l[0].b", "is not in what was written, and has no default")
+
+
 def test_a_field_is_found_by_an_alias() -> None:
     assert resolved(record(A), {"a": 1}, record(field("z", "double", aliases=["y", "a"]))) == {"z": 1.0}
 
