@@ -490,6 +490,7 @@ class Dispatch:
             asyncio.get_running_loop().call_soon(self._fill_soon)
 
     def _fill_soon(self) -> None:
+        self._filling = True  # somebody may have filled meanwhile: who is offered now must not call this again for ever
         if self._choked:
             choked, self._choked = self._choked, []
             for lane in choked:

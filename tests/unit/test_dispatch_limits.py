@@ -241,6 +241,23 @@ async def test_tenants_share_a_busy_worker_by_weight() -> None:
 
 
 @virtual
+async def test_a_worker_whose_last_places_are_kept_waits_for_them_without_being_busy() -> None:
+    town = Town(lambda post: None)
+    town.table.put(subscription(max_in_flight=50))
+    worker = await town.worker([0], in_flight_max=16, circuit=NO_CIRCUIT)
+    for number in range(40):
+        town.send(fresh(number))
+        await passing(0.002 * (number % 2))
+    await passing(5)
+    assert worker.stage.in_flight == 14
+    worker.sender.answer(0, PostResult(204, 1))
+    worker.sender.answer(1, PostResult(204, 1))
+    town.send(fresh(50))  # it is admitted, and starts what may start, before those who wait have had their turn
+    await passing(5)
+    assert worker.stage.in_flight == 14
+
+
+@virtual
 async def test_a_budget_of_bytes_bounds_what_is_in_memory() -> None:
     town = Town(lambda post: (0.05, PostResult(204, 1)))
     for name in ("a", "b"):

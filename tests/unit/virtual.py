@@ -14,6 +14,8 @@ from typing import Any, ParamSpec
 
 P = ParamSpec("P")
 START_MS = 1_760_000_000_000
+#: Turns of the loop in which no time passes.
+TURNS_MAX = 100_000
 
 
 class _Selector(selectors.BaseSelector):
@@ -21,6 +23,7 @@ class _Selector(selectors.BaseSelector):
 
     def __init__(self) -> None:
         self.now = 0.0
+        self._turns = 0
         self._real = selectors.DefaultSelector()
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
@@ -29,6 +32,8 @@ class _Selector(selectors.BaseSelector):
             if timeout is None:
                 raise AssertionError("nothing is ready and no timer is set: whoever waits, waits for ever")
             self.now += max(timeout, 0.0)
+        self._turns = self._turns + 1 if timeout == 0 else 0
+        assert self._turns < TURNS_MAX, "time stands still: somebody is busy without end"
         return ready
 
     def register(self, fileobj: Any, events: int, data: Any = None) -> selectors.SelectorKey:
