@@ -133,22 +133,23 @@ def _walk(node: Any, named: dict[str, Any], inside: tuple[str, ...]) -> bool:
     elif node["type"] == "fixed":
         named[node["name"]] = node
     found = [_walk(child, named, inside) for child in children]  # all of them, also after the first True
-    if isinstance(node, dict) and node["type"] == "array" and _takes_no_bytes(node["items"], named, ()):
+    if isinstance(node, dict) and node["type"] == "array" and _takes_no_bytes(node["items"], named, set()):
         raise ValueError("the items of an array take no bytes")
     return any(found)
 
 
-def _takes_no_bytes(node: Any, named: dict[str, Any], inside: tuple[str, ...]) -> bool:
+def _takes_no_bytes(node: Any, named: dict[str, Any], seen: set[str]) -> bool:
+    """`seen` are records that were looked into: they are being so, or take none, as the first that does ends it all."""
     if isinstance(node, list):
         return False  # a union's branch number
     if isinstance(node, str):
         if node in named:
-            return node in inside or _takes_no_bytes(named[node], named, inside)
+            return node in seen or _takes_no_bytes(named[node], named, seen)
         return node == "null"
     kind = node["type"]
     if kind in ("record", "error"):
-        inside = (*inside, node["name"])
-        return all(_takes_no_bytes(field["type"], named, inside) for field in node["fields"])
+        seen.add(node["name"])
+        return all(_takes_no_bytes(field["type"], named, seen) for field in node["fields"])
     if kind == "fixed":
         return cast(int, node["size"]) == 0
     return bool(kind == "null")

@@ -6,6 +6,8 @@ union any branch may match. This file knows no binary encoding.
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterator
 from typing import Any
 
 from schemas.matching import Named, Node, kind_of, looked_up
@@ -13,21 +15,29 @@ from schemas.rendering import Form
 
 _INTEGERS = {"int": 31, "long": 63}
 DEPTH_MAX = 64
+#: Values in one default: types that have another twice, each with a default, would double them with each line.
+VALUES_MAX = 10_000
 
 
 class InvalidDefault(ValueError):
     """A default that is no value of its type; the message is a sentence."""
 
 
-def default_value(node: Node, default: Any, named: Named, form_of: Any, depth: int = 0) -> Any:
+def default_value(node: Node, default: Any, named: Named, form_of: Any) -> Any:
     """The value of a default, its leaves in the form that `form_of(node)` gives them. InvalidDefault."""
+    return _value(node, default, named, form_of, 0, itertools.count())
+
+
+def _value(node: Node, default: Any, named: Named, form_of: Any, depth: int, seen: Iterator[int]) -> Any:
     if depth > DEPTH_MAX:
         raise InvalidDefault("the default is nested too deeply")
+    if next(seen) >= VALUES_MAX:
+        raise InvalidDefault(f"the default has more than {VALUES_MAX} values")
     node = looked_up(node, named)
     kind = kind_of(node)
 
     def inner(child: Node, value: Any) -> Any:
-        return default_value(child, value, named, form_of, depth + 1)
+        return _value(child, value, named, form_of, depth + 1, seen)
 
     match kind, default:
         case "union", _:

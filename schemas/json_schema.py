@@ -45,7 +45,7 @@ def _schema(node: Node, defined: dict[str, Any]) -> dict[str, Any]:
         return _logical(name, node)
     match kind:
         case "union":
-            return {"anyOf": [_schema(branch, defined) for branch in node]}
+            return {"anyOf": [_schema(branch, defined) for branch in node]} if node else {"not": {}}
         case "array":
             return {"type": "array", "items": _schema(node["items"], defined)}
         case "map":

@@ -181,6 +181,14 @@ def test_an_array_whose_items_take_no_bytes_is_refused(tree: Any) -> None:
         parsed(tree)
 
 
+def test_looking_for_bytes_looks_into_each_record_once() -> None:
+    tree = record("null", name="T0")
+    for level in range(1, 41):
+        tree = record(tree, tree["name"], name=f"T{level}")
+    with pytest.raises(ValueError, match="items of an array take no bytes"):
+        parsed(array(tree))
+
+
 @pytest.mark.parametrize(
     "tree",
     [

@@ -34,6 +34,7 @@ def takes(schema: Any, document: Any) -> bool:
         (array("int"), [[], [1]], [["a"], {}]),
         (mapping("int"), [{}, {"a": 1}], [{"a": "b"}, []]),
         (["null", "string"], [None, "a"], [1]),
+        ([], [], [None, 1, {}]),
         (record(field("a", "int")), [{"a": 1}], [{}, {"a": 1, "b": 2}, {"a": "1"}, []]),
         (logical("int", "date"), ["2026-11-22"], ["2026-11-22T00:00:00.000Z", 20_000]),
         (logical("int", "time-millis"), ["10:00:00.123"], ["10:00:00", "10:00:00.123456"]),

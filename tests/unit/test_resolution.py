@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import io
+import subprocess
+import sys
 from typing import Any
 
 import fastavro
 import pytest
 
 from schemas import codec
+from schemas.compatibility import unreadable
 from schemas.defaults import InvalidDefault, default_value
 from schemas.errors import UndecodableError, UnresolvableError
 from schemas.rendering import form_of
@@ -246,6 +249,25 @@ def test_a_default_that_has_no_end() -> None:
     assert "nested too deeply" in refused_at_once(record(), endless).sentence
 
 
+def doubling(levels: int, innermost: Any, **more: Any) -> Any:
+    """Records of which each has the one before it twice."""
+    node = record(innermost, name="T0")
+    for level in range(1, levels + 1):
+        name = node["name"]
+        node = record(field("x", node, **more), field("y", name, **more), name=f"T{level}")
+    return node
+
+
+def test_a_default_that_doubles_with_each_line() -> None:
+    reader = record(field("v", doubling(40, field("x", "int", default=1), default={}), default={}))
+    assert "more than 10000 values" in refused_at_once(record(), reader).sentence
+
+
+def test_a_schema_whose_types_refer_to_types_twice_is_planned_once_for_each() -> None:
+    writer, reader = doubling(40, field("x", enum("A", "B"))), doubling(40, field("x", enum("A")))
+    assert [problem.path for problem in unreadable(text(reader), text(writer))] == ["$" + ".x" * 41]
+
+
 # --- enums ----------------------------------------------------------------------------------------------------
 
 
@@ -383,6 +405,30 @@ def test_a_value_without_a_json_form_has_its_place() -> None:
     error = refused(record(field("t", "bytes")), {"t": b"\xff"}, record(field("t", "string")))
     assert error.path == "$.t"
     assert "not UTF-8" in error.sentence
+
+
+# A process of its own: what this guards against kills the process.
+DEEP = """
+from schemas import codec
+from schemas.errors import UndecodableError, UnresolvableError
+from schemas.resolution import Resolver
+import sys
+resolver = Resolver(*sys.argv[1:3])
+for depth in (100, 100_000):
+    try:
+        resolver.record(codec.wire_header(7) + bytes([2, 2] * depth + [0, 0]))
+    except (UndecodableError, UnresolvableError) as error:
+        print(type(error).__name__)
+"""
+
+
+def test_no_depth_of_data_ends_the_process() -> None:
+    def node(*symbols: str) -> str:
+        return text(record(field("e", enum(*symbols)), field("next", ["null", "N"]), name="N"))
+
+    command = [sys.executable, "-c", DEEP, node("A", "B"), node("A")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout.split()) == (0, ["UnresolvableError", "UndecodableError"]), done.stderr
 
 
 # --- as written, and what is not Avro ---------------------------------------------------------------------------
