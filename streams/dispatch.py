@@ -61,6 +61,11 @@ EXPIRY_EVERY_S = 60.0
 #: Of the last eighth of a worker's places, a lane has no more than a quarter of what is free (a dynamic threshold,
 #: after Choudhury and Hahne): however many endpoints hang, there is a place for one more.
 RESERVE, FREE_SHARE = 8, 4
+#: Of the budget of bytes, large bodies under way have no more than a half, and what waits for endpoints that do not
+#: keep up a quarter. So whatever hangs, a quarter is left.
+UNDER_WAY_PART, SLOW_PART = 2, 4
+#: Bodies of which all places may be full and take no more than this part of the budget are not large.
+SMALL_PART = 8
 #: Jobs that a lane takes from the log ahead of sending them.
 AHEAD_MIN, AHEAD_MAX = 32, 512
 #: Jobs of an ordered lane in memory, of all its keys.
@@ -75,8 +80,8 @@ class DispatchLimits(msgspec.Struct, frozen=True, kw_only=True):
     A worker that has had no room for `relief_after_s` parks what a lane holds beyond what it serves in `lane_s`
     seconds, and goes on doing so for as long as the lane does not keep up: an endpoint that hangs or crawls fills its
     own lane, not the worker. `admitted_max` deliveries and `read_max` parked ones are in memory at a time, with
-    `admitted_bytes_max` of bodies each; nothing is POSTed while `unsettled_max` records wait to be durable, or for
-    longer than `settle_s`.
+    `admitted_bytes_max` of bodies each, of which a lane may have as much under way as it leaves to others; nothing is
+    POSTed while `unsettled_max` records wait to be durable, or for longer than `settle_s`.
     `origin_rate_max` is POSTs a second to each scheme, host and port, 0 for none.
     """
 
@@ -137,12 +142,17 @@ class Dispatch:
         self._lanes: dict[str, Lane] = {}
         self._fair: FairQueue[Lane] = FairQueue(limits.tenant_weights, quantum=TURN_BYTES)
         self._choked: list[Lane] = []  # had their turn while the worker had no places to spare
+        self._heavy: list[Lane] = []  # the same, for a body that was too large for now
+        self._oversized: Lane | None = None  # has a body under way that is larger than its share
         self._origins: dict[str, TokenBucket] = {}
         self._in_flight = 0
         self._admitted = 0  # opened and not yet handed to the settler
         self._read = 0  # the same of what was read from the log, which has room of its own
         self._admitted_bytes = 0
         self._read_bytes = 0
+        self._large_bytes = 0  # of large bodies under way, from wherever they came
+        self._large_bytes_max = limits.admitted_bytes_max // UNDER_WAY_PART
+        self._small_bytes = limits.admitted_bytes_max // SMALL_PART // limits.in_flight_max
         # Admission goes on when a tenth of the room is free, not at every single place.
         self._admit_below = limits.admitted_max * 9 // 10
         self._bytes_below = limits.admitted_bytes_max * 9 // 10
@@ -288,8 +298,13 @@ class Dispatch:
             return
         now = self._clock.monotonic()
         elapsed_s = max(now - self._relief_from, self._limits.relief_after_s)
-        for lane in self._lanes.values():
-            queue_max = self._queue_max(lane, elapsed_s)
+        slow = [lane for lane in self._lanes.values() if lane.held > self._serves(lane, elapsed_s)]
+        for lane in slow:
+            # A round of its places may wait, as far as all that are slow have a part of the worker's room together.
+            jobs = self._limits.admitted_max // SLOW_PART // len(slow)
+            jobs_of_bytes = self._limits.admitted_bytes_max // SLOW_PART // len(slow) * lane.held // lane.held_bytes
+            lane.queue_least = min(lane.subscription.max_in_flight, jobs, jobs_of_bytes)
+            queue_max = max(lane.queue_least, self._serves(lane, elapsed_s))
             if lane.held <= queue_max:
                 continue  # not what fills the worker; it may have served little because little came
             self._bound(lane, queue_max, now)
@@ -297,9 +312,9 @@ class Dispatch:
                 self._park(job, lane)
         self._changed.set()
 
-    def _queue_max(self, lane: Lane, elapsed_s: float) -> int:
-        """What the lane serves in `lane_s` at the rate of late, and a round of its places at least."""
-        return max(lane.subscription.max_in_flight, int(lane.served / elapsed_s * self._limits.lane_s))
+    def _serves(self, lane: Lane, elapsed_s: float) -> int:
+        """What the lane serves in `lane_s`, at the rate of late."""
+        return int(lane.served / elapsed_s * self._limits.lane_s)
 
     def _bound(self, lane: Lane, queue_max: int, now: float) -> None:
         lane.queue_max, lane.bounded_until, lane.served = queue_max, now + self._limits.lane_s, 0
@@ -309,7 +324,8 @@ class Dispatch:
         assert lane.queue_max is not None
         now = self._clock.monotonic()
         if now >= lane.bounded_until:
-            queue_max = self._queue_max(lane, self._limits.lane_s + now - lane.bounded_until)
+            served = self._serves(lane, self._limits.lane_s + now - lane.bounded_until)
+            queue_max = max(lane.queue_least, served)
             if lane.held * 2 < queue_max:
                 lane.queue_max = None
                 return True
@@ -477,8 +493,8 @@ class Dispatch:
                 if free <= limit // RESERVE and lane.in_flight and lane.in_flight >= free // FREE_SHARE:
                     self._choked.append(lane)
                     continue
-                self._start(lane)
-                self._offer(lane)
+                if self._start(lane):
+                    self._offer(lane)
         finally:
             self._filling = False
 
@@ -497,19 +513,25 @@ class Dispatch:
                 self._offer(lane)
         self._fill()
 
-    def _start(self, lane: Lane) -> None:
+    def _start(self, lane: Lane) -> bool:
+        """Start the lane's next delivery; False when it has to wait for others' bodies, and is not to be offered."""
         job = lane.take()
         if job is None:
-            return
+            return True
         if not job.intake.ledger.live:
             self._drop(job)
             if job.order is not None:
                 self._advance(lane, job.order.key)
-            return
+            return True
+        body_bytes = len(job.delivery.body)
+        if body_bytes > self._small_bytes and not self._fits(lane, body_bytes):
+            lane.put_back(job)
+            self._heavy.append(lane)
+            return False
         if self._limits.origin_rate_max or lane.bucket is not None:
             now = self._clock.monotonic()
             if self._limits.origin_rate_max and not self._origin_lets(lane, job, now):
-                return
+                return True
             if lane.bucket is not None:
                 lane.bucket.take(now)
         late = job.late
@@ -519,20 +541,56 @@ class Dispatch:
         job.intake.in_flight += 1
         if lane.subscription.batch_max > 1:
             self._start_batch(lane, job, late)
-            return
+            return True
+        body_bytes = self._weigh(lane, body_bytes)
         delivery = job.delivery
         now_ms = self._clock.now_ms()
         headers = _headers(lane, delivery.id, delivery.content_type, delivery.body, now_ms)
         if delivery.traceparent is not None:
             headers.append(("traceparent", delivery.traceparent))
-        self._sender.post(lane.route, headers, delivery.body, partial(self._posted, lane, (job,), now_ms, late))
+        done = partial(self._posted, lane, (job,), body_bytes, now_ms, late)
+        self._sender.post(lane.route, headers, delivery.body, done)
+        return True
+
+    def _fits(self, lane: Lane, body_bytes: int) -> bool:
+        """Whether a large body may go out now: its lane has no more under way than it leaves free (a dynamic
+        threshold); or no other, and nor has the worker another one that is larger than that."""
+        if lane is self._oversized:
+            return False
+        if body_bytes <= self._share(lane):
+            return True
+        if lane.large_bytes or self._oversized is not None:
+            return False
+        self._oversized = lane
+        return True
+
+    def _share(self, lane: Lane) -> int:
+        return (self._large_bytes_max - self._large_bytes - lane.large_bytes) // 2
+
+    def _weigh(self, lane: Lane, body_bytes: int) -> int:
+        """Count what goes out; 0 for a body that is not large, and is not counted."""
+        if body_bytes <= self._small_bytes:
+            return 0
+        lane.large_bytes += body_bytes
+        self._large_bytes += body_bytes
+        return body_bytes
+
+    def _lighten(self, lane: Lane, body_bytes: int) -> None:
+        """It was answered."""
+        lane.large_bytes -= body_bytes
+        self._large_bytes -= body_bytes
+        if lane is self._oversized:
+            self._oversized = None
+        self._choked += self._heavy
+        self._heavy.clear()
 
     def _start_batch(self, lane: Lane, first: Job, late: bool) -> None:
         """The first job, with what else waits, in one POST."""
         jobs, size = [first], len(first.delivery.body)
         most = lane.subscription.batch_max
+        bytes_max = min(BATCH_BYTES_MAX, max(self._share(lane), self._small_bytes))
         for queue in (lane.late, lane.fresh) if late else (lane.fresh, lane.late):
-            while queue and len(jobs) < most and size + len(queue[0].delivery.body) <= BATCH_BYTES_MAX:
+            while queue and len(jobs) < most and size + len(queue[0].delivery.body) <= bytes_max:
                 job = queue.popleft()
                 if not job.intake.ledger.live:
                     self._drop(job)
@@ -546,7 +604,8 @@ class Dispatch:
         events = [(job.delivery.id, job.delivery.body) for job in jobs]
         body = batch_body(identifier, events, lane.subscription.format)
         headers = _headers(lane, identifier, "application/json", body, now_ms)
-        self._sender.post(lane.route, headers, body, partial(self._posted, lane, tuple(jobs), now_ms, late))
+        done = partial(self._posted, lane, tuple(jobs), self._weigh(lane, size), now_ms, late)
+        self._sender.post(lane.route, headers, body, done)
 
     def _origin_lets(self, lane: Lane, job: Job, now: float) -> bool:
         """Whether the origin may have one more now; if not, the job goes back to the head of its queue."""
@@ -559,7 +618,7 @@ class Dispatch:
             bucket = self._origins[origin] = TokenBucket(rate, max(1.0, rate / 10))
         wait_s = bucket.wait_s(now)
         if wait_s > 0:
-            (lane.late if job.late else lane.fresh).appendleft(job)
+            lane.put_back(job)
             lane.closed_until = max(lane.closed_until, now + wait_s)
             return False
         bucket.take(now)
@@ -567,8 +626,12 @@ class Dispatch:
 
     # --- results ----------------------------------------------------------------------------------
 
-    def _posted(self, lane: Lane, jobs: tuple[Job, ...], started_ms: int, late: bool, result: PostResult) -> None:
+    def _posted(
+        self, lane: Lane, jobs: tuple[Job, ...], large_bytes: int, started_ms: int, late: bool, result: PostResult
+    ) -> None:
         """The sender's answer."""
+        if large_bytes:
+            self._lighten(lane, large_bytes)
         lane.in_flight -= 1
         lane.late_in_flight -= late
         lane.served += len(jobs)
@@ -912,6 +975,10 @@ class Dispatch:
         else:
             most, has = min(max(4 * lane.limit, 2 * lane.subscription.batch_max, AHEAD_MIN), AHEAD_MAX), len(lane.late)
         # Nobody takes all of the room, with what is under way: there is some for one more, as of a worker's places.
+        if self._read_bytes > self._limits.admitted_bytes_max // RESERVE:  # or there is no need to look
+            bytes_left = self._limits.admitted_bytes_max - self._read_bytes
+            if lane.late_bytes > bytes_left // FREE_SHARE:
+                return 0
         return min(most - has, max(room // FREE_SHARE, 1) - has - lane.late_in_flight)
 
     def _taken(self, intake: Intake, record: Record, subscription_id: str, order: Order | None) -> None:

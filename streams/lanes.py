@@ -133,9 +133,10 @@ class Lane:
 
     __slots__ = (
         "bounded_until", "bucket", "circuit_timer", "closed_until", "deficit", "fresh", "gate_failures", "gradient",
-        "health", "home", "in_flight", "keys", "late", "late_in_flight", "late_max", "late_turn", "later", "limit",
-        "parked", "partition", "probing", "queue_max", "rate_per_s", "ready", "route", "served", "shut", "signer",
-        "slow_start", "subscription", "tenant", "timer", "waiting", "waiting_since",
+        "health", "home", "in_flight", "keys", "large_bytes", "late", "late_in_flight", "late_max", "late_turn",
+        "later", "limit", "parked", "partition", "probing", "queue_least", "queue_max", "rate_per_s", "ready",
+        "route", "served", "shut", "signer", "slow_start", "subscription", "tenant", "timer", "waiting",
+        "waiting_since",
     )  # fmt: skip
 
     def __init__(self, subscription: Subscription, route: Route, health: Health) -> None:
@@ -144,6 +145,7 @@ class Lane:
         self.late_turn = False
         self.in_flight = 0
         self.late_in_flight = 0
+        self.large_bytes = 0  # of large bodies under way
         self.home = -1  # the partition that its deliveries came from
         self.partition = -1  # of an ordered subscription's deliveries
         self.keys: dict[str, KeyQueue] = {}
@@ -162,6 +164,7 @@ class Lane:
         self.served = 0  # answers since the worker ran out of room
         # Set by relief, as long as the lane does not keep up:
         self.queue_max: int | None = None
+        self.queue_least = 0
         self.bounded_until = 0.0
         self.adopt(subscription, route)
 
@@ -207,6 +210,18 @@ class Lane:
         return len(self.fresh) + len(self.late) + self.waiting
 
     @property
+    def held_bytes(self) -> int:
+        """Their bodies and headers. Looks at all of them."""
+        size = sum(len(job.delivery.body) for queue in (self.fresh, self.late) for job in queue)
+        size += sum(len(job.delivery.body) for queue in self.keys.values() for job in queue.jobs)
+        return size + JOB_BYTES * self.held
+
+    @property
+    def late_bytes(self) -> int:
+        """Of bodies of late deliveries, and large ones under way. Looks at all that wait."""
+        return self.large_bytes + sum(len(job.delivery.body) for job in self.late)
+
+    @property
     def low(self) -> bool:
         """Whether it is time to read on, of what is parked. A plain lane's first attempts do not count: late ones have
         a share of their own."""
@@ -248,6 +263,11 @@ class Lane:
             return None
         self.late_turn = queue is self.fresh
         return queue.popleft()
+
+    def put_back(self, job: Job) -> None:
+        """It was taken, and could not go: it is still the next one."""
+        (self.late if job.late else self.fresh).appendleft(job)
+        self.late_turn = job.late
 
     # --- ordering keys ----------------------------------------------------------------------------
 

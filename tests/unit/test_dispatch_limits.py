@@ -10,6 +10,7 @@ from itertools import pairwise
 from statistics import median
 from typing import Any
 
+import msgspec
 import pytest
 
 from schemas.post import PostResult
@@ -287,3 +288,79 @@ async def test_what_a_hanging_lane_holds_is_parked_while_others_go_on() -> None:
     assert town.delivered() == Counter(
         [id_of(number, "hangs") for number in range(500)] + [id_of(number, "well") for number in range(100)]
     )
+
+
+@virtual
+async def test_large_bodies_that_hang_leave_bytes_to_the_others() -> None:
+    """Several endpoints, each of which alone could take all of the budget with what is under way."""
+    town = Town(lambda post: None if "hangs" in post.url and post.at_s < 12 else ok(post))
+    for name in ("hangs1", "hangs2", "hangs3"):
+        town.table.put(subscription(name, max_in_flight=100, timeout_ms=15_000))
+    town.table.put(subscription("well"))
+    town.table.put(subscription("large"))
+    worker = await town.worker([0], admitted_bytes_max=2_000_000, circuit=NO_CIRCUIT)
+    body = b"x" * 100_000
+    town.send(*(fresh(number, f"hangs{1 + number % 3}", body=body) for number in range(200)))
+    await passing(2)
+    sent_s = {}
+    for number in range(50):
+        sent_s[id_of(number, "well")] = sent_s[id_of(number, "large")] = asyncio.get_running_loop().time()
+        town.send(fresh(number, "well"), fresh(number, "large", body=body), fresh(1_000 + number, "hangs1", body=body))
+        await passing(0.2)
+        assert worker.stage._admitted_bytes + worker.stage._read_bytes <= 4_200_000
+    await passing(2)
+    waits = [post.at_s - sent_s[post.headers["webhook-id"]] for post in town.posts if "hangs" not in post.url]
+    assert len(waits) == 100
+    assert max(waits) < 0.5
+    await town.done(100)
+    assert len(town.delivered()) == 350
+
+
+@virtual
+async def test_parked_large_bodies_of_one_endpoint_leave_bytes_to_those_of_another() -> None:
+    town = Town(lambda post: None if "hangs" in post.url and post.at_s < 20 else ok(post))
+    paused = {name: subscription(name, max_in_flight=100, timeout_ms=30_000) for name in ("hangs1", "hangs2", "well")}
+    for one in paused.values():
+        town.table.put(msgspec.structs.replace(one, state="paused"))
+    await town.worker([0], admitted_bytes_max=2_000_000, circuit=NO_CIRCUIT)
+    body = b"x" * 100_000
+    town.send(*(fresh(number, name, body=body) for number in range(40) for name in paused))
+    await until(lambda: len(town.parked()) == 120)
+    for one in paused.values():
+        town.table.put(one)
+        await passing(1)
+    await until(lambda: len(town.delivered()) == 40, 10)
+    assert all("well" in post.url for post in town.posts if post.number in town.answers)
+
+
+@virtual
+async def test_a_body_larger_than_any_share_goes_alone() -> None:
+    under_way: list[int] = []
+
+    def endpoint(post: Post) -> tuple[float, PostResult]:
+        under_way.append(sum(one.number not in town.answers for one in town.posts if len(one.body) > 1_000))
+        return 0.1, PostResult(204, 1)
+
+    town = Town(endpoint)
+    for name in ("a", "b"):
+        town.table.put(subscription(name))
+    await town.worker([0], admitted_bytes_max=2_000_000)
+    town.send(*(fresh(number, name, body=b"x" * 1_500_000) for number in range(5) for name in "ab"))
+    await town.done(20)
+    assert len(town.delivered()) == 10
+    assert set(under_way) == {1}
+
+
+@virtual
+async def test_endpoints_with_many_places_that_hang_leave_room_to_the_others() -> None:
+    """What waits for them is bounded together, not only for each."""
+    town = Town(lambda post: None if "hangs" in post.url else ok(post))
+    names = [f"hangs{number}" for number in range(5)]
+    for name in names:
+        town.table.put(subscription(name, max_in_flight=100, timeout_ms=30_000))
+    town.table.put(subscription("well"))
+    await town.worker([0], admitted_max=200, in_flight_max=50, circuit=NO_CIRCUIT)
+    town.send(*(fresh(number, name) for number in range(200) for name in names))
+    await passing(2)
+    town.send(*(fresh(number, "well") for number in range(300)))
+    await until(lambda: len(town.delivered()) == 300, 3)
