@@ -53,6 +53,10 @@ TURN_BYTES = 2_048
 ADMIT_CHUNK = 100  # records opened at a time, so that one partition does not take all the room at once
 #: A gate that is closed for longer is not waited for in memory.
 GATE_PARK_S = 2.0
+#: Who has waited for as long as told does not wait for a rounding error.
+ROUNDING_S = 1e-6
+#: A token of an origin's rate that a lane has booked is void so long after its time.
+BOOKING_S = 1.0
 #: How long a 429 without Retry-After closes the gate, by how many of them came in a row.
 PATIENCE_S = (1.0, 2.0, 5.0, 15.0, 30.0)
 #: Parked for longer, a delivery is given up.
@@ -297,7 +301,7 @@ class Dispatch:
         if self._admitted <= self._admit_below and self._admitted_bytes <= self._bytes_below and not full:
             return
         now = self._clock.monotonic()
-        elapsed_s = max(now - self._relief_from, self._limits.relief_after_s)
+        elapsed_s = max(now - self._relief_from, self._limits.relief_after_s, ROUNDING_S)
         slow = [lane for lane in self._lanes.values() if lane.held > self._serves(lane, elapsed_s)]
         for lane in slow:
             # A round of its places may wait, as far as all that are slow have a part of the worker's room together.
@@ -438,12 +442,12 @@ class Dispatch:
         """Into the line of lanes that can start something, unless it cannot. Whoever stands there is served soon."""
         if lane.ready or lane.shut or lane.in_flight >= lane.limit or not (lane.fresh or lane.late):
             return
-        if lane.bucket is not None or lane.closed_until:
+        if lane.bucket is not None or lane.closed_until or lane.booked_s:
             now = self._clock.monotonic()
-            wait_s = lane.closed_until - now
+            wait_s = max(lane.closed_until, lane.booked_s) - now
             if lane.bucket is not None:
                 wait_s = max(wait_s, lane.bucket.wait_s(now))
-            if wait_s > 0:
+            if wait_s > ROUNDING_S:
                 self._offer_later(lane, wait_s)
                 return
             lane.closed_until = 0.0
@@ -465,7 +469,7 @@ class Dispatch:
     def _offer_now(self, lane: Lane) -> None:
         lane.timer = None
         wait_s = lane.closed_until - self._clock.monotonic()
-        if wait_s > 0:
+        if wait_s > ROUNDING_S:
             self._offer_later(lane, wait_s)
             return
         self._offer(lane)
@@ -608,7 +612,12 @@ class Dispatch:
         self._sender.post(lane.route, headers, body, done)
 
     def _origin_lets(self, lane: Lane, job: Job, now: float) -> bool:
-        """Whether the origin may have one more now; if not, the job goes back to the head of its queue."""
+        """Whether the origin may have one more now. If not, the lane books the origin's next token, and the job goes
+        back to the head of its queue. Each lane has no more than one booked, so they take turns."""
+        if lane.booked_s:
+            booked_s, lane.booked_s = lane.booked_s, 0.0
+            if now - booked_s < BOOKING_S:
+                return True  # or too many could come together, each late
         origin = lane.route.origin
         bucket = self._origins.get(origin)
         if bucket is None:
@@ -617,11 +626,11 @@ class Dispatch:
             rate = self._limits.origin_rate_max
             bucket = self._origins[origin] = TokenBucket(rate, max(1.0, rate / 10))
         wait_s = bucket.wait_s(now)
+        bucket.take(now)
         if wait_s > 0:
             lane.put_back(job)
-            lane.closed_until = max(lane.closed_until, now + wait_s)
+            lane.booked_s = now + wait_s
             return False
-        bucket.take(now)
         return True
 
     # --- results ----------------------------------------------------------------------------------

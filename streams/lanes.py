@@ -132,10 +132,10 @@ class Lane:
     """One endpoint's queues, places and limits. Its `tenant`, `deficit` and `head_cost` serve the fair queue."""
 
     __slots__ = (
-        "bounded_until", "bucket", "circuit_timer", "closed_until", "deficit", "fresh", "gate_failures", "gradient",
-        "health", "home", "in_flight", "keys", "large_bytes", "late", "late_in_flight", "late_max", "late_turn",
-        "later", "limit", "parked", "partition", "probing", "queue_least", "queue_max", "rate_per_s", "ready",
-        "route", "served", "shut", "signer", "slow_start", "subscription", "tenant", "timer", "waiting",
+        "booked_s", "bounded_until", "bucket", "circuit_timer", "closed_until", "deficit", "fresh", "gate_failures",
+        "gradient", "health", "home", "in_flight", "keys", "large_bytes", "late", "late_in_flight", "late_max",
+        "late_turn", "later", "limit", "parked", "partition", "probing", "queue_least", "queue_max", "rate_per_s",
+        "ready", "route", "served", "shut", "signer", "slow_start", "subscription", "tenant", "timer", "waiting",
         "waiting_since",
     )  # fmt: skip
 
@@ -143,6 +143,7 @@ class Lane:
         self.fresh: deque[Job] = deque()
         self.late: deque[Job] = deque()
         self.late_turn = False
+        self.booked_s = 0.0  # when it may have a token of its origin's rate, if it has booked one (monotonic seconds)
         self.in_flight = 0
         self.late_in_flight = 0
         self.large_bytes = 0  # of large bodies under way
@@ -173,6 +174,7 @@ class Lane:
         self.subscription = subscription
         self.tenant = subscription.tenant
         self.route = route
+        self.booked_s = 0.0  # at what may have been another origin
         self.signer = Signer(subscription.secrets)
         self.bucket: TokenBucket | None = None
         self.rate_per_s = 0.0

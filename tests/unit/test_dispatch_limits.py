@@ -187,6 +187,52 @@ async def test_an_origin_has_one_rate_for_all_its_endpoints() -> None:
     assert max(post.at_s for post in town.posts if "8443" in post.url) < 4
 
 
+@virtual
+async def test_endpoints_of_one_origin_have_equal_shares_of_its_rate() -> None:
+    """However fast they answer, and however large their bodies are."""
+    answer_s = {"a": 0.01, "b": 0.02, "c": 0.05, "d": 0.1, "e": 0.15}
+    town = Town(lambda post: (answer_s[post.url[-1]], PostResult(204, 1)))
+    for name in answer_s:
+        town.table.put(subscription(name, url=f"https://one.example/{name}"))
+    await town.worker([0], origin_rate_max=10.3)
+    for number in range(60):
+        town.send(*(fresh(number, name, body=b"x" * (5_000 if name == "e" else 10)) for name in answer_s))
+    await passing(20)
+    counts = Counter(post.url for post in town.posts)
+    assert len(counts) == 5
+    assert max(counts.values()) <= 1.2 * min(counts.values())
+    assert 9.5 <= rate(town.posts) <= 10.8
+
+
+@virtual
+async def test_a_short_queue_does_not_wait_for_a_long_one_of_its_origin() -> None:
+    town = Town()
+    for name in ("long", "short"):
+        town.table.put(subscription(name, url=f"https://one.example/{name}", max_in_flight=100))
+    await town.worker([0], origin_rate_max=10.0)
+    town.send(*(fresh(number, "long") for number in range(200)))
+    await passing(5)
+    town.send(*(fresh(number, "short") for number in range(10)))
+    await passing(2.2)
+    assert sum("short" in post.url for post in town.posts) == 10, "every second one"
+    await passing(5)
+    assert 9 <= rate(town.posts) <= 10.5
+
+
+@virtual
+async def test_tokens_that_were_booked_and_not_used_are_not_saved_up() -> None:
+    """Many gates that close while each lane has booked one."""
+    town = Town(lambda post: status(429, retry_after="20") if post.at_s < 1 else ok(post))
+    names = [f"s{number}" for number in range(30)]
+    for name in names:
+        town.table.put(subscription(name, url=f"https://one.example/{name}", max_in_flight=1))
+    await town.worker([0], origin_rate_max=30.0, circuit=NO_CIRCUIT)
+    town.send(*(fresh(number, name) for number in range(3) for name in names))
+    await town.done(120)
+    times = [post.at_s for post in town.posts]
+    assert max(sum(start <= at < start + 1 for at in times) for start in times) <= 2 * 30 + 3
+
+
 # --- places -----------------------------------------------------------------------------------------------------------
 
 

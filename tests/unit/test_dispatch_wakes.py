@@ -58,7 +58,7 @@ async def test_room_of_a_lost_partition_is_used_at_once() -> None:
     town = Town()
     town.table.put(msgspec.structs.replace(A, rate_limit=0.001, max_in_flight=2))
     town.table.put(B)
-    worker = await town.worker(admitted_max=2)
+    worker = await town.worker(admitted_max=2, relief_after_s=3.0)
     town.send(*(fresh(number, "a") for number in range(3)))
     await until(lambda: len(town.posts) == 1 and worker.stage._admitted == 2)  # two wait for their endpoint's rate
     town.send(fresh(1, "b"), partition=1)
