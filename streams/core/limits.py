@@ -44,16 +44,22 @@ class GradientLimit:
     """How many POSTs may be under way, found out by their latency; of the family of TCP Vegas.
 
     While the median of a window of POSTs is near the floor (what the endpoint takes when it is not queueing ours), the
-    limit grows, if it is used; when it is well above, ours wait there, and the limit shrinks by about what waits. A
-    POST without an answer shrinks it too. So it comes to rest where the endpoint is busy and little waits: one to one
-    and a half times what it serves at a time.
+    limit grows, if it is used: it doubles until latency says for the first time that ours wait, and then grows by its
+    root. When the median is well above, ours wait there, and the limit shrinks by about what waits. A POST without an
+    answer shrinks it too. So it comes to rest where the endpoint is busy and little waits: one to one and a half times
+    what it serves at a time.
 
-    The floor follows what is measured down. It is learnt anew at half the limit now and then, and whenever the limit is
-    at its least: an endpoint that has become slower for good drops it there, and it grows from there again.
+    The floor follows what is measured down. It is learnt anew at half the limit now and then, and when the endpoint
+    seems to be faster; and whenever the limit is at its least: an endpoint that has become slower for good drops it
+    there, and it grows from there again.
+
+    Answers that come together find fewer and fewer under way, as do the last ones of a burst of work, which have waited
+    longest. So all of a window count, and the limit as used when one of them found it used up.
     """
 
     __slots__ = (
-        "_above", "_busy", "_exact", "_floor_us", "_samples", "_skip", "_windows", "limit", "limit_max", "limit_min",
+        "_above", "_doubling", "_exact", "_floor_us", "_samples", "_skip", "_used", "_windows", "limit", "limit_max",
+        "limit_min",
     )  # fmt: skip
 
     #: A window is two rounds of the limit, and at least so many POSTs.
@@ -61,13 +67,14 @@ class GradientLimit:
     #: Up to so much above the floor is near it; from so much on, POSTs wait. Between, the limit stays.
     NEAR = 1.25
     FAR = 1.5
-    #: The part of the way that the floor goes down to a lower median: one lucky window is not believed, unless it is
-    #: below half of it.
+    #: The part of the way that the floor goes down to a lower median: one lucky window is not believed.
     FLOOR_STEP = 0.3
+    #: Below this part of the floor, the endpoint has become faster, and the floor is learnt anew at once.
+    FASTER = 0.6
     #: What is left of the limit after a POST without an answer. Those under way then do not count again.
     FAILED = 0.7
     #: So many windows from one learning of the floor to the next.
-    RELEARN_WINDOWS = 50
+    RELEARN_WINDOWS = 35
 
     def __init__(self, limit_max: int, limit_min: int = 1) -> None:
         """It starts at the least. ValueError unless 1 <= limit_min <= limit_max."""
@@ -79,7 +86,8 @@ class GradientLimit:
         self._exact = float(limit_min)
         self._floor_us = 1.0
         self._samples: list[int] = []
-        self._busy = 0  # of the samples, how many found the limit used up
+        self._used = False  # whether one of the samples found the limit used up
+        self._doubling = True  # no window since the limit was at its least was above the floor
         self._skip = 0  # POSTs still to come that began under another limit
         self._windows = 0
         self._above: float | None = None  # the limit to return to, while the floor is learnt below it
@@ -92,12 +100,13 @@ class GradientLimit:
             return
         if not ok:
             self._above = None
+            self._doubling = False
             self._become(self._exact * self.FAILED, in_flight)
             return
         samples = self._samples
         samples.append(duration_us)
         if in_flight >= self.limit:
-            self._busy += 1
+            self._used = True
         if len(samples) >= self.WINDOW_MIN and len(samples) >= 2 * self.limit:
             self._judge(in_flight)
 
@@ -105,34 +114,35 @@ class GradientLimit:
         """Draw the conclusion of a window."""
         self._samples.sort()
         median = max(self._samples[len(self._samples) // 2], 1)
-        used = 2 * self._busy >= len(self._samples)
+        used = self._used
         self._samples.clear()
-        self._busy = 0
+        self._used = False
         if self._above is not None:
             self._floor_us = median
             exact, self._above = self._above, None
         elif self.limit == self.limit_min:
             self._floor_us = median
+            self._doubling = True
             exact = self._exact + 1 if used else self._exact
         else:
-            exact = self._adapted(median, used)
+            faster = median < self.FASTER * self._floor_us
+            exact = self._exact if faster else self._adapted(median, used)
             self._windows += 1
-            if self._windows >= self.RELEARN_WINDOWS:
+            if faster or self._windows >= self.RELEARN_WINDOWS:
                 self._windows = 0
                 self._above = exact
                 exact /= 2
         self._become(exact, in_flight)
 
     def _adapted(self, median_us: float, used: bool) -> float:
-        if 2 * median_us < self._floor_us:
-            self._floor_us = median_us
-        elif median_us < self._floor_us:
+        if median_us < self._floor_us:
             self._floor_us += (median_us - self._floor_us) * self.FLOOR_STEP
         above_floor = median_us / self._floor_us
+        self._doubling = self._doubling and above_floor <= self.NEAR
         if above_floor > self.FAR:
             return self._exact * max(self.NEAR / above_floor, 0.5)
         if above_floor <= self.NEAR and used:
-            return self._exact + isqrt(self.limit)
+            return self._exact + (self.limit if self._doubling else isqrt(self.limit))
         return self._exact
 
     def _become(self, exact: float, in_flight: int) -> None:
@@ -143,7 +153,7 @@ class GradientLimit:
         self.limit = limit
         self._skip = in_flight - 1  # the others under way
         self._samples.clear()
-        self._busy = 0
+        self._used = False
 
 
 class SlowStart:

@@ -26,20 +26,40 @@ class Endpoint:
         self.flying: list[tuple[float, float]] = []
         self.now = 0.0
 
-    def serve(self, posts: int, service: Service, failing: float = 0.0, at_most: int | None = None) -> list[int]:
-        """The limit after each POST. `at_most`: how many the client has to send at a time."""
-        limits = []
-        for _ in range(posts):
-            while len(self.flying) < min(self.limit.limit, at_most or self.limit.limit):
+    def serve(
+        self,
+        posts: int,
+        service: Service,
+        failing: float = 0.0,
+        at_most: int | None = None,
+        *,
+        told_every_s: float = 0.0,
+        burst: int | None = None,
+    ) -> list[int]:
+        """The limit after each POST. `at_most`: how many the client has to send at a time. `told_every_s`: it learns of
+        answers only so often, of several together. `burst`: it has so many to send every second, not always one."""
+        limits: list[int] = []
+        left, next_burst = burst or posts, self.now + 1
+        while len(limits) < posts:
+            while left and len(self.flying) < min(self.limit.limit, at_most or self.limit.limit):
                 start = max(self.now, heapq.heappop(self.workers))
                 end = start + service(self.dice)
                 heapq.heappush(self.workers, end)
                 heapq.heappush(self.flying, (end, self.now))
-            in_flight = len(self.flying)
-            self.now, started = heapq.heappop(self.flying)
-            ok = self.dice.random() >= failing
-            self.limit.observe(int((self.now - started) * 1_000_000), in_flight, ok)
-            limits.append(self.limit.limit)
+                left -= 1 if burst else 0
+            self.now = self.flying[0][0] if self.flying else next_burst
+            if told_every_s:
+                self.now = (self.now // told_every_s + 1) * told_every_s
+            while self.flying and self.flying[0][0] <= self.now and len(limits) < posts:
+                in_flight = len(self.flying)
+                ended, started = heapq.heappop(self.flying)
+                ok = self.dice.random() >= failing
+                self.limit.observe(int((ended - started) * 1_000_000), in_flight, ok)
+                limits.append(self.limit.limit)
+                if not (told_every_s or burst):
+                    break
+            if burst and self.now >= next_burst:
+                left, next_burst = burst, self.now + 1
         return limits
 
 
@@ -102,8 +122,24 @@ def test_it_comes_to_rest_where_the_endpoint_is_busy_and_little_waits(capacity: 
     endpoint = Endpoint(GradientLimit(100), capacity)
     endpoint.serve(3_000, service)
     rest = endpoint.serve(8_000, service)
-    assert 0.8 * capacity <= mean(rest) <= 1.6 * capacity
+    assert 0.8 * capacity <= mean(rest) <= 1.7 * capacity
     assert max(rest) <= 2 * capacity + 2
+
+
+@pytest.mark.parametrize("service", [always(50 * MS), about(50 * MS)], ids=["always", "about"])
+@pytest.mark.parametrize("capacity", [4, 10, 30, 60])
+@pytest.mark.parametrize(("told_every_s", "bursts"), [(0.0, 0), (0.02, 0), (0.0, 1), (0.0, 3), (0.02, 3)])
+def test_it_is_there_soon_and_stays_also_when_answers_and_work_come_in_bursts(
+    service: Service, capacity: int, told_every_s: float, bursts: int
+) -> None:
+    endpoint = Endpoint(GradientLimit(200), capacity)
+    burst = capacity * bursts or None
+    limits = endpoint.serve(6_000, service, told_every_s=told_every_s, burst=burst)
+    assert max(limits[: 4 * capacity + 40]) >= 0.8 * capacity
+    assert 0.8 * capacity <= mean(limits[3_000:]) <= 2.5 * capacity + 2
+    assert max(limits) <= 4.5 * capacity
+    slow = endpoint.serve(3_000, always(200 * MS), told_every_s=told_every_s, burst=burst)
+    assert 0.8 * capacity <= mean(slow[2_000:]) <= 2.5 * capacity + 2
 
 
 def test_it_stays_within_its_bounds() -> None:
