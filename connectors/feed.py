@@ -14,9 +14,11 @@ from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Self, TypeVar
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
+from confluent_kafka import Consumer, IsolationLevel, KafkaError, KafkaException, Message, Producer, TopicPartition
+from confluent_kafka.admin import AdminClient, OffsetSpec
 
-from connectors.admin import ClusterError, require_topics, silent_logger, unavailable
+from connectors.admin import ClusterError, answer, connected, require_topics, silent_logger, translated, unavailable
+from connectors.clock import SystemClock
 from connectors.publisher import RECORD_BYTES_MAX
 
 log = logging.getLogger(__name__)
@@ -26,6 +28,8 @@ T = TypeVar("T")
 BATCH_RECORDS = 500
 POLL_SECONDS = 0.1
 REQUEST_SECONDS = 10.0
+#: Twice the longest that a transaction of ours may stay open.
+OPEN_TRANSACTIONS_SECONDS = 30.0
 QUEUED_RECORDS_MAX = 100_000
 #: An unacknowledged record fails after this long.
 ACKNOWLEDGE_SECONDS = 30.0
@@ -128,6 +132,37 @@ class Reader:
 
     async def _run(self, function: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, function)
+
+
+async def wait_for_open_transactions(config: Mapping[str, Any], topic: str) -> None:
+    """Wait until every transaction that is open now on the topic is over, so that a `Reader` opened next sees all that
+    was committed before. ClusterError when one stays open for longer than any of ours may.
+    """
+    admin = await asyncio.to_thread(connected, config)
+    clock = SystemClock()
+    deadline = clock.monotonic() + OPEN_TRANSACTIONS_SECONDS
+    written = await asyncio.to_thread(_ends, config, admin, topic, IsolationLevel.READ_UNCOMMITTED)
+    while True:
+        readable = await asyncio.to_thread(_ends, config, admin, topic, IsolationLevel.READ_COMMITTED)
+        if all(readable[partition] >= end for partition, end in written.items()):
+            return
+        if clock.monotonic() > deadline:
+            raise ClusterError(f"a transaction on {topic} has stayed open for too long; ask again when it has ended")
+        await asyncio.sleep(POLL_SECONDS)
+
+
+async def partitions(config: Mapping[str, Any]) -> dict[str, int]:
+    """How many partitions each topic has. ClusterError."""
+    found = await asyncio.to_thread(lambda: connected(config).list_topics(timeout=REQUEST_SECONDS).topics)
+    return {name: len(topic.partitions) for name, topic in found.items()}
+
+
+def _ends(config: Mapping[str, Any], admin: AdminClient, topic: str, isolation: IsolationLevel) -> dict[int, int]:
+    with translated(config):
+        partitions = admin.list_topics(topic, timeout=REQUEST_SECONDS).topics[topic].partitions
+        asked = {TopicPartition(topic, number): OffsetSpec.latest() for number in partitions}  # type: ignore[no-untyped-call]
+        found = admin.list_offsets(asked, isolation_level=isolation, request_timeout=REQUEST_SECONDS)
+        return {place.partition: answer(future).offset for place, future in found.items()}
 
 
 class Writer:

@@ -5,6 +5,7 @@ This file does not say what a setting does (`streams/settings.py`).
 
 from __future__ import annotations
 
+import datetime
 import tomllib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -58,6 +59,17 @@ def load_settings(**given: Any) -> Settings:
         raise CommandError(f"{error}{cause}; it must be JSON") from None
     except tomllib.TOMLDecodeError as error:
         raise CommandError(f"distributary.toml is not TOML: {error}; correct it") from None
+
+
+def time_option_ms(text: str, option: str) -> int:
+    """Milliseconds since the epoch of an RFC 3339 time. BadParameter."""
+    try:
+        moment = datetime.datetime.fromisoformat(text)
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is not a time such as 2026-08-01T12:00:00Z", param_hint=option) from None
+    if moment.tzinfo is None:
+        raise typer.BadParameter(f"{text!r} has no time zone; add Z or an offset", param_hint=option)
+    return int(moment.timestamp() * 1000)
 
 
 @asynccontextmanager

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import datetime
 import sys
 from typing import Annotated, Any
 
 import typer
 
 from connectors.group_offsets import Move, Target, ToEarliest, ToOffset, ToTime, plan_reset, reset, running_members
-from streams.cli.options import AsJson, Bootstrap, Prefix, load_settings
+from streams.cli.options import AsJson, Bootstrap, Prefix, load_settings, time_option_ms
 from streams.cli.output import emit, note, say
 from streams.cli.running import CommandError, run
 from streams.settings import Settings
@@ -75,24 +74,12 @@ def _target(to_time: str | None, to_offset: int | None, to_earliest: bool, parti
     if (to_time is not None) + (to_offset is not None) + to_earliest != 1:
         raise typer.BadParameter("give one of --to-time, --to-offset and --to-earliest")
     if to_time is not None:
-        return ToTime(_parse_time_ms(to_time))
+        return ToTime(time_option_ms(to_time, "--to-time"))
     if to_offset is not None:
         if partition is None:
             raise typer.BadParameter("an offset belongs to one partition; add --partition", param_hint="--to-offset")
         return ToOffset(to_offset)
     return ToEarliest()
-
-
-def _parse_time_ms(text: str) -> int:
-    try:
-        moment = datetime.datetime.fromisoformat(text)
-    except ValueError:
-        raise typer.BadParameter(
-            f"{text!r} is not a time such as 2026-08-01T12:00:00Z", param_hint="--to-time"
-        ) from None
-    if moment.tzinfo is None:
-        raise typer.BadParameter(f"{text!r} has no time zone; add Z or an offset", param_hint="--to-time")
-    return int(moment.timestamp() * 1000)
 
 
 def _group(settings: Settings, group: str, topic: str | None) -> tuple[str, list[str]]:

@@ -7,7 +7,20 @@ from typing import Annotated
 
 import typer
 
-from streams.cli import audit, demo, dev, endpoints, replay, schemas, send, subscriptions, tail, topics, worker
+from streams.cli import (
+    audit,
+    demo,
+    dev,
+    endpoints,
+    quarantine,
+    replay,
+    schemas,
+    send,
+    subscriptions,
+    tail,
+    topics,
+    worker,
+)
 from streams.cli.running import report
 
 app = typer.Typer(
@@ -25,6 +38,7 @@ app.add_typer(topics.app, name="topics", rich_help_panel="Run it")
 app.add_typer(schemas.app, name="schemas", rich_help_panel="Run it")
 app.add_typer(subscriptions.app, name="subscriptions", rich_help_panel="Use it")
 app.add_typer(endpoints.app, name="endpoints", rich_help_panel="Use it")
+app.add_typer(quarantine.app, name="quarantine", rich_help_panel="Use it")
 app.command("send", rich_help_panel="Use it")(send.send)
 app.command("tail", rich_help_panel="Use it")(tail.tail)
 app.command("replay", rich_help_panel="Use it")(replay.replay)

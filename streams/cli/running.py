@@ -25,6 +25,7 @@ from connectors.receiver import StandardWebhooksMissing
 from schemas.errors import (
     FencedError,
     InvalidSubscriptionError,
+    RecordTooLargeError,
     RegistryUnavailableError,
     UndecodableError,
     UnknownSchemaError,
@@ -47,6 +48,7 @@ _SENTENCES = (
     FencedError,
     InvalidSubscriptionError,
     KafkaUnavailable,
+    RecordTooLargeError,
     RegistryUnavailableError,
     ReplayError,
     StandardWebhooksMissing,

@@ -136,6 +136,8 @@ async def described(name: Name, message: Message, values: Values) -> dict[str, A
 
 
 def _quarantined(message: Message, headers: dict[str, str | None]) -> dict[str, Any]:
+    if quarantine.REASON not in headers and message.value() is None:
+        return {"resent": _number(headers.get(quarantine.RESENT))}
     return {
         "reason": headers.get(quarantine.REASON),
         "detail": headers.get(quarantine.DETAIL),
@@ -165,6 +167,8 @@ def one_line(name: Name, document: dict[str, Any]) -> tuple[str, str]:
     if "error" in document:
         place = f"{document['topic']}[{document['partition']}]@{document['offset']}"
         return f"{time}  {place} cannot be decoded: {document['error']}", "red"
+    if "resent" in document:
+        return f"{time}  resent  {document['topic']}[{document['partition']}]@{document['resent']}", "dim"
     if "finished" in document:
         return f"{time}  {_marker(document)}", "dim"
     value = document if name == "quarantine" else document["value"]
