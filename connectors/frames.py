@@ -165,9 +165,9 @@ def consumer_config(bootstrap: str, group: str, protocol: GroupProtocol, extra: 
         "isolation.level": "read_committed",
         # Bounds what is prefetched in all, whatever the backlog; librdkafka's default is 64 MiB.
         "queued.max.messages.kbytes": 16_384,
-        # An idle role asks every broker four times a second. Less often, and what is resumed or newly assigned waits
-        # longer: a fetch on its way does not ask for it.
-        "fetch.wait.max.ms": 250,
+        # With 250, half of all deliveries took 18 ms longer: readers of committed records wait a while for what is in a
+        # transaction. With less than 100, idle roles ask more often, and nothing is gained.
+        "fetch.wait.max.ms": 100,
         # A fetch that found nothing is not held back: latency matters more than a few empty fetches. Nor, for a second,
         # is the next one when enough was read ahead.
         "fetch.error.backoff.ms": 100,
