@@ -10,7 +10,7 @@ LOCK = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generat
 	--no-header --no-annotate --no-emit-index-url --no-emit-find-links pyproject.toml
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench audit lock clean
+.PHONY: help demo test check fuzz bench audit lock clean
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -28,6 +28,9 @@ check: .venv/.ready ## lint, format, types and layers
 	$(BIN)/mypy $(SOURCES)
 	$(BIN)/lint-imports --no-cache
 
+fuzz: .venv/.ready ## fuzz filters and decoders for FUZZ_MINUTES, 10 by default
+	@$(BIN)/python -m tests.fuzz --minutes $(or $(FUZZ_MINUTES),10)
+
 bench: .venv/.ready ## measure everything, or one figure with BENCH=name
 	@$(BIN)/python -m bench $(BENCH)
 
@@ -39,7 +42,7 @@ lock: .venv/.ready ## pin what pyproject.toml asks for (UPGRADE=1 takes the newe
 	$(LOCK) --extra build --constraints constraints.txt --output-file constraints-runtime.txt >/dev/null
 
 clean: ## remove the set-up and every cache
-	rm -rf .venv build dist *.egg-info .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv build dist fuzz-found *.egg-info .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find $(SOURCES) -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .venv/.ready: constraints.txt pyproject.toml
