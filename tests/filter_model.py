@@ -41,7 +41,7 @@ def flat(value: Any) -> list[Any]:
 
 def meets(test: Any, values: list[Any]) -> bool:
     if isinstance(test, dict) and "exists" in test:
-        return bool(values) == test["exists"]
+        return bool(bool(values) == test["exists"])
     return any(is_met(test, value) for value in values)
 
 
@@ -70,11 +70,11 @@ def is_met(test: Any, value: Any) -> bool:
         given, value = given["equals-ignore-case"].casefold(), value.casefold()
     match operator:
         case "prefix":
-            return value[: len(given)] == given
+            return bool(value[: len(given)] == given)
         case "suffix":
-            return value[::-1][: len(given)] == given[::-1]
+            return bool(value[::-1][: len(given)] == given[::-1])
         case "equals-ignore-case":
-            return value.casefold() == given.casefold()
+            return bool(value.casefold() == given.casefold())
         case "wildcard":
             return fits(tokens(given), value)
     raise AssertionError(operator)

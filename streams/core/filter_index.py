@@ -26,9 +26,11 @@ class _Entry:
     def __init__(self, filter_: Filter, probes: tuple[Probe, ...]) -> None:
         self.filter = filter_
         self.probes = probes
-        self.positions: list[int] = []
+        self.positions: _Positions = ()
 
 
+#: Most filters have one: a list for each would keep the collector busy at every change.
+_Positions = int | Sequence[int]
 _Bucket = set[_Entry]
 #: Buckets that a document meets, by their identity: each counts once, however often it is met.
 _Hits = dict[int, _Bucket]
@@ -167,15 +169,16 @@ class FilterIndex:
         """Take these filters instead. What was there before is kept: the cost is a fraction of a microsecond for each
         filter, and that of filing for those that are new. All are filed anew, under the guards that are best
         by then, when half of them have changed."""
-        positions: dict[Filter, list[int]] = {}
+        positions: dict[Filter, int | list[int]] = {}
         self._always: list[int] = []
         for at, each in enumerate(filters):
             if each is None:
                 self._always.append(at)
-            elif each in positions:
-                positions[each].append(at)
-            else:
-                positions[each] = [at]
+            elif (known := positions.setdefault(each, at)) != at:
+                if isinstance(known, int):
+                    positions[each] = [known, at]
+                else:
+                    known.append(at)
         gone = [each for each in self._entries if each not in positions]
         new = [each for each in positions if each not in self._entries]
         self._changes += len(gone) + len(new)
@@ -202,7 +205,11 @@ class FilterIndex:
         found = self._always.copy()
         for entry in set().union(*hits.values()):
             if entry.filter.matches(document):
-                found += entry.positions
+                positions = entry.positions
+                if isinstance(positions, int):
+                    found.append(positions)
+                else:
+                    found += positions
         found.sort()
         return found
 
