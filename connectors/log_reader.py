@@ -33,15 +33,16 @@ _ASK_TIMEOUT_S = 1.0
 class KafkaLogReader:
     """Implements `streams.ports.LogReader`. `seeks` counts the reads that could not go on where the last one ended."""
 
-    def __init__(self, config: Mapping[str, Any], topic: str) -> None:
-        """`config` needs `bootstrap.servers`; nothing is connected until the first read."""
+    def __init__(self, config: Mapping[str, Any], topic: str, *, uncommitted: bool = False) -> None:
+        """`config` needs `bootstrap.servers`; nothing is connected until the first read. With `uncommitted`, records of
+        open and of aborted transactions are read too."""
         self._config = {
             **config,
             "group.id": "distributary-log-reader",  # required, and unused: no subscription, no commit
             "enable.auto.commit": False,
             "enable.auto.offset.store": False,
             "enable.partition.eof": True,
-            "isolation.level": "read_committed",
+            "isolation.level": "read_uncommitted" if uncommitted else "read_committed",
             "auto.offset.reset": "earliest",  # where retention has removed the wanted offset
             "queued.max.messages.kbytes": PREFETCH_KIB_MAX,
             # A full queue is looked at again soon, not after a second, and a fetch at the end answers soon.

@@ -106,6 +106,21 @@ class MemoryRegistry:
             raise UnknownSchemaError(no_version(subject, number))
         return Version(ids[wanted - 1], wanted, self._texts[ids[wanted - 1] - 1])
 
+    async def subjects(self) -> Sequence[str]:
+        """See the port."""
+        self._check_available()
+        return sorted(self._subjects)
+
+    async def versions(self, subject: str) -> Sequence[int]:
+        """See the port."""
+        self._check_available()
+        return list(range(1, len(self._subjects.get(subject, [])) + 1))
+
+    async def level(self, subject: str) -> str:
+        """See the port; it checks nothing."""
+        self._check_available()
+        return "NONE"
+
     def _check_available(self) -> None:
         if not self.available:
             raise RegistryUnavailableError("the registry was told to be out of reach")

@@ -110,6 +110,19 @@ class Registry(Protocol):
         """
 
 
+class SubjectRegistry(Registry, Protocol):
+    """What tools need besides; RegistryUnavailableError as there."""
+
+    async def subjects(self) -> Sequence[str]:
+        """The subjects that have a version that is not deleted, in order."""
+
+    async def versions(self, subject: str) -> Sequence[int]:
+        """The numbers of its versions that are not deleted, ascending; empty when the subject is not known."""
+
+    async def level(self, subject: str) -> str:
+        """The compatibility level in force, such as BACKWARD; NONE where nothing is checked."""
+
+
 class Publisher(Protocol):
     """Writes groups of records and the offsets that they settle, all or nothing."""
 

@@ -38,6 +38,20 @@ class Settings(BaseSettings):
 
     registry_url: str | None = Field(default=None, description="a Confluent-compatible schema registry")
     registry_auth: str | None = Field(default=None, description="user:password for it")
+    registry_conf: dict[str, Any] = Field(
+        default={},
+        description="further settings of confluent-kafka's registry client, as JSON (ssl.ca.location, proxy)",
+    )
+    registry_topic: str = Field(
+        default="_schemas",
+        pattern=r"^[a-zA-Z0-9._-]{1,200}$",
+        description="where `distributary registry` keeps schemas",
+    )
+    registry_users: str | None = Field(
+        default=None,
+        pattern=r"^[^:]+:.+$",
+        description="user:password that `distributary registry` asks for; default: it asks nobody",
+    )
     schemas: Path | None = Field(
         default=None, description="a folder of <subject>.v<n>.avsc, used when there is no registry_url"
     )
@@ -71,7 +85,7 @@ class Settings(BaseSettings):
     )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
 
-    @field_validator("bootstrap", "registry_url", "schemas", "proxy", mode="before")
+    @field_validator("bootstrap", "registry_url", "registry_users", "schemas", "proxy", mode="before")
     @classmethod
     def _empty_is_none(cls, value: object) -> object:
         """An empty variable, as compose files leave it, is one that is not set."""

@@ -9,7 +9,9 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from connectors.clock import SystemClock
-from connectors.registry import ConfluentRegistry, FolderRegistry, registry_from
+from connectors.registry import registry_from
+from connectors.registry_client import ConfluentRegistry
+from connectors.registry_folder import FolderRegistry
 from schemas.codec import own_schema
 from schemas.delivery import dead_letter_schema
 from schemas.topics import Topics
@@ -42,7 +44,9 @@ def client_config(settings: Settings) -> dict[str, Any]:
 
 def make_registry(settings: Settings) -> FolderRegistry | ConfluentRegistry:
     """The registry server where one is named, else the folder with our own schemas."""
-    conf = {"basic.auth.user.info": settings.registry_auth} if settings.registry_auth else None
+    conf = dict(settings.registry_conf)
+    if settings.registry_auth:
+        conf["basic.auth.user.info"] = settings.registry_auth
     try:
         return registry_from(
             url=settings.registry_url, folder=settings.schemas, conf=conf, monotonic=SystemClock().monotonic

@@ -9,18 +9,18 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from aiohttp import web
 
 from connectors.admin import apply_topics
 from connectors.clock import SystemClock
 from connectors.feed import Writer
 from connectors.local_kafka import Cluster, kafka_cluster
 from connectors.receiver import Endpoint, Post, Receiver, StandardWebhooksMissing, require_standardwebhooks
-from connectors.registry import FolderRegistry
-from connectors.registry_server import registry_app
+from connectors.registry_folder import FolderRegistry
+from connectors.registry_rest import registry_app
 from schemas.subscription import Subscription
 from streams.cli.options import Bootstrap, Prefix, load_settings
 from streams.cli.output import note, say, watching
+from streams.cli.registry import served
 from streams.cli.running import CommandError, log_to_stderr, run
 from streams.cli.subscriptions import new_secret
 from streams.cli.values import subscription_value
@@ -68,7 +68,8 @@ async def _dev(
     async with AsyncExitStack() as stack:
         settings = load_settings(bootstrap=cluster.bootstrap, prefix=prefix, allow_private_networks=True)
         if settings.registry_url is None:
-            url = await _serve_registry(stack, settings.schemas or _made(folder), registry_port)
+            store = FolderRegistry(settings.schemas or _made(folder), monotonic=SystemClock().monotonic)
+            url = await stack.enter_async_context(served(registry_app(store), "127.0.0.1", registry_port))
             settings = settings.model_copy(update={"registry_url": url, "schemas": None})
         await apply_topics(client_config(settings), settings.topics.specs(), settings.replication_factor)
         secret = new_secret()
@@ -87,19 +88,6 @@ async def _dev(
 def _made(folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     return folder
-
-
-async def _serve_registry(stack: AsyncExitStack, folder: Path, port: int) -> str:
-    runner = web.AppRunner(
-        registry_app(FolderRegistry(folder, monotonic=SystemClock().monotonic)), access_log=None, shutdown_timeout=1.0
-    )
-    await runner.setup()
-    stack.push_async_callback(runner.cleanup)
-    try:
-        await web.TCPSite(runner, "127.0.0.1", port).start()
-    except OSError as error:
-        raise CommandError(f"the schema registry cannot listen on port {port}: {error.strerror}") from None
-    return f"http://127.0.0.1:{runner.addresses[0][1]}"
 
 
 def _checkable(secret: str) -> tuple[str, ...]:

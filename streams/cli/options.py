@@ -15,7 +15,8 @@ import typer
 from pydantic import ValidationError
 from pydantic_settings import SettingsError
 
-from connectors.registry import ConfluentRegistry, FolderRegistry
+from connectors.registry_client import ConfluentRegistry
+from connectors.registry_folder import FolderRegistry
 from streams.cli.running import CommandError
 from streams.settings import Settings
 from streams.wiring import make_registry

@@ -13,6 +13,7 @@ from streams.cli import (
     dev,
     endpoints,
     quarantine,
+    registry,
     replay,
     schemas,
     send,
@@ -34,6 +35,7 @@ app.command("dev", rich_help_panel="Try it")(dev.dev)
 app.command("demo", rich_help_panel="Try it")(demo.demo)
 app.command("audit", rich_help_panel="Try it")(audit.audit)
 app.command("worker", rich_help_panel="Run it")(worker.worker)
+app.command("registry", rich_help_panel="Run it")(registry.registry)
 app.add_typer(topics.app, name="topics", rich_help_panel="Run it")
 app.add_typer(schemas.app, name="schemas", rich_help_panel="Run it")
 app.add_typer(subscriptions.app, name="subscriptions", rich_help_panel="Use it")

@@ -22,6 +22,7 @@ from connectors.compacted import TableError
 from connectors.group_offsets import ReplayError
 from connectors.local_kafka import KafkaUnavailable
 from connectors.receiver import StandardWebhooksMissing
+from connectors.registry_topic import StoreError
 from schemas.errors import (
     FencedError,
     InvalidSubscriptionError,
@@ -52,6 +53,7 @@ _SENTENCES = (
     RegistryUnavailableError,
     ReplayError,
     StandardWebhooksMissing,
+    StoreError,
     TableError,
     UndecodableError,
     UnknownSchemaError,

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from connectors.registry import Entry
+from connectors.registry_state import Entry
 from schemas import codec
 from streams.cli.options import AsJson, RegistryUrl, load_settings, open_registry
 from streams.cli.output import emit, say

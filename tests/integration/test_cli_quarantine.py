@@ -16,7 +16,7 @@ from connectors import feed
 from connectors.admin import ClusterError
 from connectors.local_kafka import Cluster
 from connectors.memory import MemoryRecord, Stored
-from connectors.registry import FolderRegistry
+from connectors.registry_folder import FolderRegistry
 from schemas import codec
 from schemas.errors import UndecodableError
 from schemas.event import Event, encode_event

@@ -35,8 +35,8 @@ from aiohttp import web
 from connectors.admin import apply_topics
 from connectors.clock import SystemClock
 from connectors.local_kafka import Cluster, free_ports
-from connectors.registry import FolderRegistry
-from connectors.registry_server import registry_app
+from connectors.registry_folder import FolderRegistry
+from connectors.registry_rest import registry_app
 from schemas.topics import Topics
 from tests.docs import ROOT, Fence, documents, fences
 from tests.helpers import eventually
@@ -203,7 +203,7 @@ def session(tmp_path: Path, kafka: Cluster, prefix: str) -> Iterator[Callable[[s
             }
             receiver, registry = free_ports(2)
             replaced |= {"127.0.0.1:8000": f"127.0.0.1:{receiver}", "port=8000": f"port={receiver}"}
-            if "registry-port 8081" in text:
+            if "registry-port 8081" in text or "distributary registry" in text:
                 replaced["8081"] = str(registry)
             elif "http://localhost:8081" in text:
                 folder = tmp_path / "registry"
@@ -227,6 +227,7 @@ def environment(bootstrap: str, prefix: str) -> dict[str, str]:
         "DISTRIBUTARY_BOOTSTRAP": bootstrap,
         "DISTRIBUTARY_PREFIX": prefix,
         "DISTRIBUTARY_PARTITIONS": "2",
+        "DISTRIBUTARY_REGISTRY_TOPIC": f"{prefix}schemas",
         "PYTHONPATH": str(ROOT),
         "PYTHONUNBUFFERED": "1",
         "COLUMNS": "400",

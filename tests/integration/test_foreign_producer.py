@@ -17,8 +17,8 @@ from confluent_kafka.serialization import MessageField, SerializationContext
 
 from connectors.local_kafka import Cluster
 from connectors.memory import ManualClock
-from connectors.registry import FolderRegistry
-from connectors.registry_server import registry_app
+from connectors.registry_folder import FolderRegistry
+from connectors.registry_rest import registry_app
 from schemas import codec
 from tests.helpers import eventually_async
 from tests.integration.sink import Sink
