@@ -9,6 +9,7 @@ import typer
 
 from streams.cli import (
     audit,
+    catalog,
     demo,
     dev,
     endpoints,
@@ -38,6 +39,7 @@ app.command("worker", rich_help_panel="Run it")(worker.worker)
 app.command("registry", rich_help_panel="Run it")(registry.registry)
 app.add_typer(topics.app, name="topics", rich_help_panel="Run it")
 app.add_typer(schemas.app, name="schemas", rich_help_panel="Run it")
+app.command("catalog", rich_help_panel="Run it")(catalog.catalog)
 app.add_typer(subscriptions.app, name="subscriptions", rich_help_panel="Use it")
 app.add_typer(endpoints.app, name="endpoints", rich_help_panel="Use it")
 app.add_typer(quarantine.app, name="quarantine", rich_help_panel="Use it")

@@ -1,0 +1,52 @@
+"""`distributary catalog`: all that the registry knows of events, for programs and for people."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Annotated
+
+import orjson
+import typer
+
+from streams.cli.options import AsJson, Prefix, RegistryUrl, load_settings, open_registry
+from streams.cli.output import emit, say
+from streams.cli.running import CommandError, run
+from streams.core.catalog import Schema, asyncapi, describe
+from streams.core.catalog_page import html
+
+
+def catalog(
+    out: Annotated[Path, typer.Option(help="The folder to write to; it is created", metavar="DIR")],
+    title: Annotated[str, typer.Option(help="The catalog's title")] = "Events",
+    version: Annotated[str, typer.Option(help="The catalog's own version")] = "1.0.0",
+    prefix: Prefix = None,
+    registry_url: RegistryUrl = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write asyncapi.json (AsyncAPI 3.0) and index.html: every version of every schema of events, with an example.
+
+    Example: distributary catalog --out site
+    """
+    settings = load_settings(prefix=prefix, registry_url=registry_url)
+
+    async def main(_: asyncio.Event) -> list[Schema]:
+        async with open_registry(settings) as registry:
+            found = await registry.list_entries()
+            return [Schema(each.subject, each.version, each.id, each.name, each.schema) for each in found]
+
+    try:
+        described = describe(run(main))
+    except ValueError as error:
+        raise CommandError(f"a schema of the registry cannot be described: {error}; correct it there") from None
+    topic = settings.topics.events
+    document = asyncapi(described, title=title, version=version, events_topic=topic)
+    page = html(described, title=title, version=version, events_topic=topic)
+    out.mkdir(parents=True, exist_ok=True)
+    files = {"asyncapi.json": orjson.dumps(document, option=orjson.OPT_INDENT_2) + b"\n", "index.html": page.encode()}
+    for name, content in files.items():
+        (out / name).write_bytes(content)
+        if as_json:
+            emit({"file": str(out / name), "schemas": len(described)})
+        else:
+            say(f"{out / name}: {len(described)} schemas")
