@@ -89,13 +89,25 @@ def accepts(pattern: Any) -> bool:
     return True
 
 
-def check_matcher(given: tuple[str, str]) -> None:
-    """A filter and an index of it agree with the plain model."""
-    pattern, document = given
-    wanted = asks_for(read(pattern), read(document))
-    parsed, decoded = parse_filter(pattern), load_json(document.encode())
-    assert parsed.matches(decoded) == wanted
-    assert FilterIndex([parsed]).select(decoded) == [0] * wanted
+def check_mutations(given: tuple[str, str]) -> None:
+    """A pattern with a word put in at many places, and with a piece left out there: drawing inputs costs more than
+    reading them, so each is read many times."""
+    text, word = given
+    for at in range(0, len(text), 1 + len(text) // 25):
+        accepts(text[:at] + word + text[at:])
+        accepts(text[:at] + text[at + 1 + len(word) :])
+
+
+def check_matcher(given: tuple[list[str], list[str]]) -> None:
+    """Each filter, and an index of all, agree with the plain model on each document."""
+    patterns, documents = given
+    filters = [parse_filter(pattern) for pattern in patterns]
+    index = FilterIndex(filters)
+    for document in documents:
+        decoded = load_json(document.encode())
+        wanted = [asks_for(read(pattern), read(document)) for pattern in patterns]
+        assert [each.matches(decoded) for each in filters] == wanted
+        assert index.select(decoded) == [at for at, each in enumerate(wanted) if each]
 
 
 # --- events ---------------------------------------------------------------------------------------
@@ -201,7 +213,10 @@ def check_wire(value: bytes) -> None:
 
 TARGETS = {
     "filter_parser": Target(_FILTERS, check_parser),
-    "filter_matcher": Target(st.tuples(PATTERNS.map(dumps), DOCUMENTS.map(dumps)), check_matcher),
+    "filter_mutations": Target(st.tuples(PATTERNS.map(dumps), _WORDS), check_mutations),
+    "filter_matcher": Target(
+        st.tuples(st.lists(PATTERNS.map(dumps), max_size=5), st.lists(DOCUMENTS.map(dumps), max_size=5)), check_matcher
+    ),
     "event_decoder": Target(_EVENTS, check_event),
     "event_schema": Target(
         st.tuples(_AVRO | st.text(max_size=20), st.binary(max_size=30).map(lambda tail: bytes(5) + tail), _HEADERS),
