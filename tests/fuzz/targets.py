@@ -15,13 +15,19 @@ import msgspec
 from hypothesis import strategies as st
 
 from schemas import codec
-from schemas.errors import InvalidFilterError, UndecodableError
+from schemas.compatibility import unreadable
+from schemas.errors import InvalidFilterError, UndecodableError, UnresolvableError
 from schemas.event import event_decoder
+from schemas.examples import VERSIONS, order_schema
+from schemas.rendering import render_json
+from schemas.resolution import Resolver
 from streams.core.filter_index import FilterIndex
 from streams.core.filter_values import load_json
 from streams.core.filters import parse_filter
+from tests.avro import text as avro_text
 from tests.filter_model import DOCUMENTS, PATTERNS, asks_for, dumps, read
 from tests.filter_steps import PARSE_STEPS_MAX, steps
+from tests.schema_pairs import pairs
 
 
 class Target(msgspec.Struct, frozen=True):
@@ -211,6 +217,30 @@ def check_wire(value: bytes) -> None:
         must(error.reason in ("truncated", "wrong_magic"))
 
 
+# --- another version ------------------------------------------------------------------------------
+
+_ORDERS = st.tuples(st.sampled_from(VERSIONS), st.sampled_from(VERSIONS)).map(
+    lambda versions: (order_schema(versions[0]), order_schema(versions[1]))
+)
+_PAIRS = pairs(logical=True).map(lambda pair: (avro_text(pair[0]), avro_text(pair[1])))
+
+
+def check_resolution(given: tuple[tuple[str, str], bytes]) -> None:
+    """Any two schemas resolve or not, with a place; any bytes become JSON, or are undecodable or unresolvable."""
+    (writer, reader), payload = given
+    try:
+        problems = unreadable(reader, writer)
+    except ValueError:
+        return  # one of the two is no schema
+    assert all(problem.path.startswith("$") and problem.sentence for problem in problems)
+    try:
+        document = Resolver(writer, reader).record(codec.wire_header(7) + payload)
+    except (UndecodableError, UnresolvableError) as error:
+        must(str(error))
+    else:
+        load_json(render_json(document))
+
+
 TARGETS = {
     "filter_parser": Target(_FILTERS, check_parser),
     "filter_mutations": Target(st.tuples(PATTERNS.map(dumps), _WORDS), check_mutations),
@@ -221,6 +251,9 @@ TARGETS = {
     "event_schema": Target(
         st.tuples(_AVRO | st.text(max_size=20), st.binary(max_size=30).map(lambda tail: bytes(5) + tail), _HEADERS),
         check_event,
+    ),
+    "resolution": Target(
+        st.tuples(_ORDERS | _PAIRS | st.tuples(_AVRO, _AVRO), st.binary(max_size=60)), check_resolution
     ),
     "wire_format": Target(st.binary(max_size=12), check_wire),
 }

@@ -331,6 +331,19 @@ def test_one_named_type_at_two_places_may_be_read_as_two() -> None:
     assert resolved(writer, {"p": {"v": 1}, "q": {"v": 2}}, reader) == {"p": {"v": 1}, "q": {"w": 2.0}}
 
 
+def test_one_named_type_may_be_skipped_here_and_not_match_there() -> None:
+    writer = record(field("gone", record(A, name="P")), field("q", ["null", "P"]))
+    reader = record(field("q", ["null", "int"]))
+    assert resolved(writer, {"gone": {"a": 1}, "q": None}, reader) == {"q": None}
+    assert refused(writer, {"gone": {"a": 1}, "q": ("P", {"a": 1})}, reader).path == "$.q"
+
+
+def test_a_type_that_never_resolves_is_refused_at_once_also_where_it_comes_second() -> None:
+    writer = record(field("l", array(record(A, name="P"))), field("p", "P"))
+    reader = record(field("l", array(record(A, B, name="P"))), field("p", "P"))
+    assert refused_at_once(writer, reader).sentence == "is not in what was written, and has no default"
+
+
 def test_a_record_that_contains_itself() -> None:
     def node(kind: str, *more: Any) -> Any:
         return record(field("v", kind), field("next", ["null", "N"]), *more, name="N")
