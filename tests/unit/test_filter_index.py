@@ -161,3 +161,17 @@ def test_an_array_that_meets_the_same_filters_again_and_again() -> None:
     document = {"a": [{"b": "x"}] * 500}
     assert index.select(document) == list(range(100))
     assert lines(index, document) < 500 * 40 + 100 * 40
+
+
+def test_texts_that_folding_makes_longer_are_found() -> None:
+    for pattern, value in (
+        ({"prefix": {"equals-ignore-case": "ss"}}, "ßx"),
+        ({"prefix": {"equals-ignore-case": "s"}}, "ß"),
+        ({"suffix": {"equals-ignore-case": "ss"}}, "xß"),
+        ({"suffix": {"equals-ignore-case": "s"}}, "ß"),
+        ({"equals-ignore-case": "ß" * 64}, "ss" * 64),
+        ({"equals-ignore-case": "SS" * 33}, "ß" * 33),
+    ):
+        wanted = parse_filter({"a": [pattern]})
+        assert wanted.matches({"a": value})
+        assert FilterIndex([wanted]).select({"a": value}) == [0]
