@@ -38,11 +38,16 @@ ACKNOWLEDGE_SECONDS = 30.0
 class Reader:
     """Committed records of some topics, from their start or from the end as of opening. An async context manager.
 
+    With `last`, from the start is from at most so many offsets before the end of each partition.
+
     ClusterError when the cluster does not answer or a topic is missing.
     """
 
-    def __init__(self, config: Mapping[str, Any], topics: Sequence[str], *, from_beginning: bool) -> None:
+    def __init__(
+        self, config: Mapping[str, Any], topics: Sequence[str], *, from_beginning: bool, last: int = 0
+    ) -> None:
         self._config = dict(config)
+        self._last = last
         self._topics = topics
         self._from_beginning = from_beginning
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="reader")
@@ -102,6 +107,8 @@ class Reader:
     def _position(self, place: TopicPartition) -> TopicPartition:
         """Resolved now, so that "the end" does not depend on when the first fetch happens."""
         low, high = self._consumer.get_watermark_offsets(place, REQUEST_SECONDS)
+        if self._last:
+            low = max(low, high - self._last)
         if self._from_beginning and low < high:
             self._behind.add((place.topic, place.partition))
         return TopicPartition(place.topic, place.partition, low if self._from_beginning else high)

@@ -1,4 +1,4 @@
-"""`distributary schemas register | list`."""
+"""`distributary schemas register | check | list`."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Annotated
 import typer
 
 from connectors.registry_state import Entry
-from schemas import codec
-from streams.cli.options import AsJson, RegistryUrl, load_settings, open_registry
+from streams.cli.options import AsJson, Bootstrap, Prefix, RegistryUrl, load_settings, open_registry
 from streams.cli.output import emit, say
 from streams.cli.running import CommandError, run
+from streams.cli.schema_check import as_document, in_words, looked_at, schema_file
 
-app = typer.Typer(help="Register schemas and list them.", no_args_is_help=True)
+app = typer.Typer(help="Register schemas, check proposed ones, and list them.", no_args_is_help=True)
 
 
 @app.command("register")
@@ -29,13 +29,7 @@ def register(
     Example: distributary schemas register --subject orders-value order.avsc
     """
     settings = load_settings(registry_url=registry_url)
-    try:
-        text = file.read_text("utf-8")
-        codec.parse_schema(text)
-    except UnicodeDecodeError:
-        raise CommandError(f"{file} is not UTF-8 text; name an Avro schema file") from None
-    except ValueError as error:
-        raise CommandError(f"{file} is {error}; correct it") from None
+    text = schema_file(file)
 
     async def main(_: asyncio.Event) -> int:
         async with open_registry(settings) as registry:
@@ -49,6 +43,41 @@ def register(
         emit({"subject": subject, "id": schema_id})
     else:
         say(str(schema_id))
+
+
+@app.command("check")
+def check(
+    file: Annotated[Path, typer.Argument(help="The proposed Avro schema (.avsc)", metavar="FILE")],
+    subject: Annotated[str, typer.Option(help="The subject that it would be the next version of")],
+    event_types: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--type", help="An event type written with the subject; repeat it", show_default="those on the events topic"
+        ),
+    ] = None,
+    bootstrap: Bootstrap = None,
+    prefix: Prefix = None,
+    registry_url: RegistryUrl = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say what a proposed schema would break: the subject's level, and subscriptions pinned to a version.
+
+    Registers nothing. The exit code is 1 when something would break. Which event types are written with the subject is
+    read from the newest events; name them with --type where there are none yet. Without a cluster, only the level is
+    checked.
+
+    Example: distributary schemas check order.avsc --subject shop.Order --type order.created
+    """
+    settings = load_settings(bootstrap=bootstrap, prefix=prefix, registry_url=registry_url)
+    text = schema_file(file)
+    report = run(lambda _: looked_at(settings, file, text, subject, event_types))
+    if as_json:
+        emit(as_document(report, subject))
+    else:
+        for line in in_words(report, subject):
+            say(line)
+    if not report.fine:
+        raise typer.Exit(1)
 
 
 @app.command("list")
