@@ -11,7 +11,7 @@ from bench import harness
 from bench.harness import cpu_s, report
 from bench.sink import sink
 from bench.world import World, event, make_world, subscription
-from streams.core.fanout import render
+from streams.core.formats import render
 
 DELIVERIES = 60_000
 ENDPOINTS = 16
@@ -22,7 +22,7 @@ ROUNDS = 3
 
 async def raw_aiohttp(port: int, posts: int) -> None:
     """A role: POSTs a CPU second, with nothing else to do: no Kafka, no signature, no log."""
-    body = render(event(0), "standard")[1]
+    body = render(event(0), "standard", event(0).data, b"").body
     headers = {
         "content-type": "application/json",
         "webhook-id": "dlv_" + "0" * 30,

@@ -15,7 +15,7 @@ from bench.world import World, event, make_world, subscription
 from schemas import codec
 from schemas.ids import delivery_id
 from schemas.subscription import Subscription, subscription_from_json, subscription_to_json
-from streams.core.fanout import rfc3339
+from streams.core.formats import rfc3339
 
 EVENTS = 40_000
 STOCK_EVENTS = 1_500
@@ -24,7 +24,7 @@ FAN_OUT = 10
 
 async def stock(bootstrap: str, topic: str, deliveries: str, wanted: list[str], events: int) -> None:
     """A role: a stock agent that decodes, matches, renders, encodes and sends the same records."""
-    event_schema = codec.parse_schema(codec.own_schema("event.v2"), logical_types=False)
+    event_schema = codec.parse_schema(codec.own_schema("event.v3"), logical_types=False)
     delivery_schema = codec.parse_schema(codec.own_schema("delivery.v1"))
     by_type: dict[str, list[Subscription]] = {"order.created": [subscription_from_json(text) for text in wanted]}
     done = asyncio.Event()

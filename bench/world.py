@@ -25,7 +25,7 @@ from schemas.ids import delivery_id
 from schemas.subscription import Subscription, subscription_to_json
 from schemas.topics import Topics
 from streams.app import Worker
-from streams.core.fanout import render
+from streams.core.formats import render
 from streams.settings import Settings
 from streams.wiring import OwnSchemas, Role, make_registry, register_own_schemas
 
@@ -68,9 +68,9 @@ class World(msgspec.Struct, frozen=True):
 
     def deliver(self, producer: Producer, one: Event, to: Iterable[Subscription], partition: int = -1) -> None:
         """Queue the delivery records of an event, as fan-out writes them; -1 lets the key choose the partition."""
-        content_type, body = render(one, "standard")
-        tail = encode_tail(one, one.time_ms, content_type, body)
-        header = codec.wire_header(self.schema_ids.delivery)
+        sent = render(one, "standard", one.data, b"")
+        tail = encode_tail(one, one.time_ms, sent.content_type, sent.body)
+        header = codec.wire_header(self.schema_ids.delivery_v1)
         for target in to:
             field = codec.put_string(target.id) + FRESH
             value = encode_fresh(header, delivery_id(one.id, target.id), field, tail)

@@ -33,10 +33,13 @@ log = logging.getLogger(__name__)
 _OWN = (
     ("attempt", 1),
     ("dead_letter", 1),
+    ("dead_letter", 2),
     ("delivery", 1),
+    ("delivery", 2),
     ("endpoint_state", 1),
     ("event", 1),
     ("event", 2),
+    ("event", 3),
     ("operation", 1),
     ("subscription", 1),
     ("subscription", 2),
@@ -225,7 +228,7 @@ class FolderRegistry:
     def _read(self) -> _Shelf:
         shelf = _Shelf()
         for stem, version in _OWN:
-            own = dead_letter_schema() if stem == "dead_letter" else codec.own_schema(f"{stem}.v{version}")
+            own = dead_letter_schema(version) if stem == "dead_letter" else codec.own_schema(f"{stem}.v{version}")
             shelf.add(record_name(own), version, own, "our own schema")
         if self._folder is None:
             return shelf

@@ -167,8 +167,11 @@ def _without_logical_types(node: Any) -> Any:
     return node
 
 
-def decode(value: bytes, writer: Schema, reader: Schema | None = None) -> Any:
+def decode(value: bytes, writer: Schema, reader: Schema | None = None, *, named: bool = False) -> Any:
     """Decode a framed value by Avro's schema resolution. UndecodableError: `truncated` or `avro`.
+
+    With `named`, what stands in a union beside other named types comes as (its type's name, value), as `encode` takes
+    it.
 
     Bytes left over after the record count as undecodable too: it was written with another schema.
     """
@@ -178,7 +181,12 @@ def decode(value: bytes, writer: Schema, reader: Schema | None = None) -> Any:
     # runs over the C stack and takes the process with it; its Python one raises RecursionError.
     module = fastavro_python if RECURSIVE in writer else fastavro
     try:
-        result = module.schemaless_reader(stream, writer, reader)
+        if named:
+            result = module.schemaless_reader(
+                stream, writer, reader, return_named_type=True, return_named_type_override=True
+            )
+        else:
+            result = module.schemaless_reader(stream, writer, reader)
     except (EOFError, struct.error):
         raise UndecodableError("truncated", "the Avro payload ends before the record does") from None
     except UnresolvableError:  # of `schemas/resolution.py`, whose steps run inside fastavro's reader

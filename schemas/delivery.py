@@ -1,25 +1,27 @@
 """Deliveries, attempts and dead letters: their values in Kafka, encoded and decoded by hand.
 
-These are the records written and read for every POST, so their layout serves the hot path (`delivery.v1.avsc`): a
+These are the records written and read for every POST, so their layout serves the hot path (`delivery.v2.avsc`): a
 *head* that differs between the deliveries of one event, and a *tail* of bytes that all of them share and that a retry
-carries over as it is; the tail ends with the *facts* about the event, which an attempt record repeats unread. The
-property tests hold every function here to fastavro's answer on the same schema.
+carries over as it is; the tail ends with the *facts* about the event, which an attempt record repeats unread. After the
+tail stand the headers to send, which version 1 does not have: what has none is written as version 1, so workers of an
+older release read it. The property tests hold every function here to fastavro's answer on the same schema.
 
 This file does not decide anything about a delivery, and holds no secret: those stay in the subscription.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import msgspec
 import orjson
 
 from schemas import codec
 from schemas.codec import get_bytes, get_long, get_string, put_bytes, put_long, put_string
-from schemas.errors import UndecodableError
+from schemas.errors import InvalidSubscriptionError, UndecodableError
 from schemas.event import Event
-from schemas.subscription import OrderingKey
+from schemas.subscription import OrderingKey, check_header
 
 #: Bytes of a response kept in an attempt (the sender cuts to the same length).
 EXCERPT_BYTES_MAX = 256
@@ -30,6 +32,18 @@ _OUTCOME_CODE = {name: put_long(index) for index, name in enumerate(OUTCOMES)}
 _NULL = b"\x00"
 _ZERO = b"\x00"
 _SOME = b"\x02"
+
+#: Which version of the event's schema the body is in.
+VERSION_HEADER = "webhook-version"
+
+Pairs = Sequence[tuple[str, str]]
+
+
+class Wire(NamedTuple):
+    """The wire headers of delivery.v1 and delivery.v2."""
+
+    v1: bytes
+    v2: bytes
 
 
 class Try(msgspec.Struct, frozen=True, gc=False):
@@ -45,8 +59,9 @@ class Try(msgspec.Struct, frozen=True, gc=False):
 class Delivery(msgspec.Struct, frozen=True, gc=False):
     """One event for one endpoint, as far as delivering needs it.
 
-    `ids`, `tail` and `facts` are encoded bytes that later records repeat: both ids; everything after the attempts; and
-    the end of the tail with event id, type, tenant, times and subject, which only people and programs downstream read.
+    `ids`, `tail` and `facts` are encoded bytes that later records repeat: both ids; everything from the attempts to the
+    headers; and the end of the tail with event id, type, tenant, times and subject, which only people and programs
+    downstream read. `headers` are (name in lower case, value), to be sent with the body.
     """
 
     id: str
@@ -61,13 +76,14 @@ class Delivery(msgspec.Struct, frozen=True, gc=False):
     ids: bytes
     tail: bytes
     facts: bytes
+    headers: tuple[tuple[str, str], ...] = ()
 
 
-# --- the tail: once per event and payload format ----------------------------------------------------------------------
+# --- the tail: once per event and what is sent of it ------------------------------------------------------------------
 
 
-def encode_tail(event: Event, received_ms: int, content_type: str, body: bytes) -> bytes:
-    """The bytes that all deliveries of an event with one payload format share."""
+def encode_tail(event: Event, received_ms: int, content_type: str, body: bytes, headers: Pairs = ()) -> bytes:
+    """The bytes that all deliveries of an event share which send the same: of version 2 when there are headers."""
     return b"".join(
         (
             _NULL if event.traceparent is None else _SOME + put_string(event.traceparent),
@@ -79,8 +95,15 @@ def encode_tail(event: Event, received_ms: int, content_type: str, body: bytes) 
             put_long(event.time_ms),
             put_long(received_ms),
             _NULL if event.subject is None else _SOME + put_string(event.subject),
+            _put_headers(headers) if headers else b"",
         )
     )
+
+
+def _put_headers(headers: Pairs) -> bytes:
+    """A map: one block of a count and that many pairs, ended by a count of 0."""
+    pairs = [put_string(name) + put_string(value) for name, value in headers]
+    return put_long(len(pairs)) + b"".join(pairs) + _ZERO
 
 
 # --- the head: once per delivery --------------------------------------------------------------------------------------
@@ -94,9 +117,11 @@ def encode_fresh(header: bytes, delivery_id: str, subscription_field: bytes, tai
     return header + put_bytes(delivery_id.encode()) + subscription_field + tail
 
 
-def encode_delivery(header: bytes, delivery: Delivery) -> bytes:
-    """The framed value."""
-    return header + _delivery_payload(delivery)
+def encode_delivery(wire: Wire, delivery: Delivery) -> bytes:
+    """The framed value: of version 2 when there are headers."""
+    if delivery.headers:
+        return wire.v2 + _delivery_payload(delivery) + _put_headers(delivery.headers)
+    return wire.v1 + _delivery_payload(delivery)
 
 
 def _delivery_payload(delivery: Delivery) -> bytes:
@@ -120,13 +145,14 @@ def _delivery_payload(delivery: Delivery) -> bytes:
     return b"".join(parts)
 
 
-def decode_delivery(value: bytes) -> Delivery:
-    """The delivery in a framed value that was written with delivery.v1.
+def decode_delivery(value: bytes, version: int = 1) -> Delivery:
+    """The delivery in a framed value that was written with this version of the schema.
 
-    UndecodableError `truncated` or `avro` when it was not. The caller compares the schema id.
+    UndecodableError `truncated` or `avro` when it was not, `bad_header` for a header that it must not have. The caller
+    compares the schema id.
     """
     try:
-        delivery, at = _read_delivery(value, codec.HEADER_BYTES)
+        delivery, at = _read_delivery(value, codec.HEADER_BYTES, version)
     except IndexError:
         raise UndecodableError("truncated", "the delivery ends before its last field") from None
     except UnicodeDecodeError as error:
@@ -136,7 +162,7 @@ def decode_delivery(value: bytes) -> Delivery:
     return delivery
 
 
-def _read_delivery(value: bytes, start: int) -> tuple[Delivery, int]:
+def _read_delivery(value: bytes, start: int, version: int) -> tuple[Delivery, int]:
     # Lengths of less than 64 are one byte, twice the length: written out here, where it is read for every POST.
     at, twice = start + 1, value[start]
     if twice & 0x81:
@@ -171,7 +197,10 @@ def _read_delivery(value: bytes, start: int) -> tuple[Delivery, int]:
         end = at + 1 + (twice >> 1)
         content_type, at = value[at + 1 : end].decode(), end
     body, facts_at = get_bytes(value, at)
-    end = _skip_facts(value, facts_at)
+    tail_end = end = _skip_facts(value, facts_at)
+    headers: tuple[tuple[str, str], ...] = ()
+    if version > 1:
+        headers, end = _read_headers(value, tail_end)
     delivery = Delivery(
         delivery_id,
         subscription_id,
@@ -183,8 +212,9 @@ def _read_delivery(value: bytes, start: int) -> tuple[Delivery, int]:
         content_type,
         body,
         value[start:ids_end],
-        value[tail_at:end],
-        value[facts_at:end],
+        value[tail_at:tail_end],
+        value[facts_at:tail_end],
+        headers,
     )
     return delivery, end
 
@@ -223,6 +253,39 @@ def _skip_facts(value: bytes, at: int) -> int:
             raise IndexError("a length that points past the end")
         at += length
     return at
+
+
+def _read_headers(value: bytes, at: int) -> tuple[tuple[tuple[str, str], ...], int]:
+    headers: dict[str, str] = {}  # as Avro reads a map: the last of equal names counts
+    while True:
+        count, at = get_long(value, at)
+        if count == 0:
+            return tuple(headers.items()), at
+        if count < 0:  # as below
+            count = -count
+            _, at = get_long(value, at)
+        for _ in range(count):
+            name, at = get_string(value, at)
+            headers[name], at = get_string(value, at)
+            if name not in _names_seen:
+                _check_name(name)
+
+
+# Names repeat; remembering the valid ones is a pure memo, bounded.
+_names_seen: set[str] = set()
+
+
+def _check_name(name: str) -> None:
+    """What the engine writes itself must not come from a record: a second signature, say."""
+    if name != VERSION_HEADER:
+        try:
+            check_header(name, "")
+        except InvalidSubscriptionError as error:
+            raise UndecodableError("bad_header", f"the delivery's {error}") from None
+        if name != name.lower():
+            raise UndecodableError("bad_header", f"the delivery's headers: {name!r} is not in lower case")
+    if len(_names_seen) < 1_000:
+        _names_seen.add(name)
 
 
 def _read_tries(value: bytes, at: int) -> tuple[tuple[Try, ...], int]:
@@ -308,15 +371,21 @@ def encode_attempt(header: bytes, delivery: Delivery, attempt: Attempt) -> bytes
 
 
 def encode_dead_letter(header: bytes, delivery: Delivery, reason: str, detail: str, dead_ms: int) -> bytes:
-    """The framed value of dead_letter.v1: the reason, and the delivery with all its attempts."""
-    return b"".join((header, put_string(reason), put_string(detail), put_long(dead_ms), _delivery_payload(delivery)))
+    """The framed value of dead_letter.v2: the reason, and the delivery with all its attempts."""
+    payload = _delivery_payload(delivery)
+    headers = _put_headers(delivery.headers) if delivery.headers else _ZERO
+    return b"".join((header, put_string(reason), put_string(detail), put_long(dead_ms), payload, headers))
 
 
 # --- whole schemas, for registries, readers and other versions ------------------------------------
 
 
-def dead_letter_schema() -> str:
-    """dead_letter.v1 with Delivery inlined, since a registry's subject holds one self-contained schema."""
-    tree: dict[str, Any] = orjson.loads(codec.own_schema("dead_letter.v1"))
-    tree["fields"][-1]["type"] = orjson.loads(codec.own_schema("delivery.v1"))
+#: The versions of dead letters; each holds the delivery of the same number.
+DEAD_LETTER_VERSIONS = (1, 2)
+
+
+def dead_letter_schema(version: int = DEAD_LETTER_VERSIONS[-1]) -> str:
+    """A version of dead letters with Delivery inlined, since a registry's subject holds one self-contained schema."""
+    tree: dict[str, Any] = orjson.loads(codec.own_schema(f"dead_letter.v{version}"))
+    tree["fields"][-1]["type"] = orjson.loads(codec.own_schema(f"delivery.v{version}"))
     return orjson.dumps(tree).decode()

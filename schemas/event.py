@@ -21,7 +21,7 @@ from schemas.subscription import TENANT_PATTERN, check_event_type
 
 DEFAULT_TENANT = "default"
 ENVELOPE_NAME = "distributary.Event"
-TEXT_BYTES_MAX = 1024  # of subject and traceparent
+TEXT_BYTES_MAX = 1024  # of subject, traceparent and source
 
 
 class Event(msgspec.Struct, frozen=True, gc=False):
@@ -34,6 +34,7 @@ class Event(msgspec.Struct, frozen=True, gc=False):
     data: bytes
     subject: str | None = None
     traceparent: str | None = None
+    source: str | None = None
 
 
 class EnvelopeDecoder:
@@ -43,7 +44,7 @@ class EnvelopeDecoder:
         """ValueError when the schema cannot be read as an Event."""
         self._writer = codec.parse_schema(writer_schema, logical_types=False)
         # Resolution costs fastavro half again as much: it is left out where there is nothing to resolve.
-        self._reader = None if self._writer == _READER else _READER
+        self._reader = None if self._writer in _OWN else _READER
 
     def decode(self, value: bytes, headers: Headers | None, timestamp_ms: int) -> Event:
         """An event; UndecodableError with `truncated`, `avro`, `no_id`, `bad_type`, `bad_field` or `bad_data`."""
@@ -54,8 +55,9 @@ class EnvelopeDecoder:
             fields["tenant"],
             fields["time"],
             fields["data"],
-            fields["subject"],
-            fields["traceparent"],
+            fields.get("subject"),
+            fields.get("traceparent"),
+            fields.get("source"),
         )
         checked(event)
         try:
@@ -93,6 +95,7 @@ class CloudEventDecoder:
             data=render_json(document),
             subject=attributes.get("ce_subject"),
             traceparent=attributes.get("ce_traceparent", attributes.get("traceparent")),
+            source=attributes.get("ce_source"),
         )
         return checked(event)
 
@@ -128,10 +131,10 @@ def checked(event: Event) -> Event:
             )
         if len(_tenants_seen) < 10_000:
             _tenants_seen.add(event.tenant)
-    for text in (event.subject, event.traceparent):
+    for text in (event.subject, event.traceparent, event.source):
         if text is not None and len(text) > TEXT_BYTES_MAX:
             raise UndecodableError(
-                "bad_field", f"the event's subject or traceparent is longer than {TEXT_BYTES_MAX} characters"
+                "bad_field", f"the event's subject, traceparent or source is longer than {TEXT_BYTES_MAX} characters"
             )
     if not 0 <= event.time_ms <= _TIME_MS_MAX:
         raise UndecodableError("bad_field", f"the event's time {event.time_ms} is not between the years 1970 and 9999")
@@ -170,11 +173,13 @@ def _rfc3339_ms(text: str) -> int:
 
 # --- writing --------------------------------------------------------------------------------------
 
-_READER = codec.parse_schema(codec.own_schema("event.v2"), logical_types=False)
+#: Each version has the fields of the one before it, and more that may be missing.
+_OWN = [codec.parse_schema(codec.own_schema(f"event.v{version}"), logical_types=False) for version in (1, 2, 3)]
+_READER = _OWN[-1]
 
 
 def encode_event(schema_id: int, event: Event) -> bytes:
-    """The framed envelope, written as event.v2."""
+    """The framed envelope, written as event.v3."""
     fields = {
         "id": event.id,
         "type": event.type,
@@ -183,5 +188,6 @@ def encode_event(schema_id: int, event: Event) -> bytes:
         "data": event.data,
         "subject": event.subject,
         "traceparent": event.traceparent,
+        "source": event.source,
     }
     return codec.encode(schema_id, _READER, fields)

@@ -189,7 +189,7 @@ class Worker:
 
     def _fan_out(self, topics: Topics, table: SubscriptionsTable, registry: Registry, schema_ids: OwnSchemas) -> Part:
         part = Part(self.settings, "fan-out", self._fail)
-        stage = FanOut(topics, table, registry, part.settler, self._clock, self.counters, schema_ids.delivery)
+        stage = FanOut(topics, table, registry, part.settler, self._clock, self.counters, schema_ids)
         part.listen("fan-out", [topics.events], stage.process)
         check = SubscriptionCheck(topics, registry, part.settler, self.counters)
         part.listen("subscriptions", [topics.subscriptions], check.process)

@@ -30,7 +30,7 @@ from schemas.frame import Frame, OffsetLedger, Out, Record
 from schemas.post import PostResult
 from schemas.subscription import Subscription
 from schemas.topics import Topics
-from streams.core.batch import BATCH_BYTES_MAX, batch_body, batch_id
+from streams.core.batch import BATCH_BYTES_MAX, batch_body, batch_id, batchable, together
 from streams.core.breaker import BreakerPolicy
 from streams.core.fair import FairQueue
 from streams.core.health import DEFAULT_POLICY, UNCHANGED, Change, Health
@@ -366,10 +366,13 @@ class Dispatch:
             asyncio.get_running_loop().call_later(wait_ms / 1000, self._enqueue_late, job)
 
     def _decode(self, value: bytes | None) -> Delivery:
-        if value is None or not value.startswith(self._records.delivery_header):
-            schema_id = codec.wire_schema_id(value)
-            raise UndecodableError("unknown_schema", f"schema id {schema_id} is not that of a delivery")
-        return decode_delivery(value)
+        wire = self._records.wire
+        if value is not None and value.startswith(wire.v1):
+            return decode_delivery(value)
+        if value is not None and value.startswith(wire.v2):
+            return decode_delivery(value, 2)
+        schema_id = codec.wire_schema_id(value)
+        raise UndecodableError("unknown_schema", f"schema id {schema_id} is not that of a delivery")
 
     def _enqueue_late(self, job: Job) -> None:
         intake = job.intake
@@ -543,13 +546,13 @@ class Dispatch:
         lane.late_in_flight += late
         self._in_flight += 1
         job.intake.in_flight += 1
-        if lane.subscription.batch_max > 1:
+        delivery = job.delivery
+        if lane.subscription.batch_max > 1 and batchable(delivery):
             self._start_batch(lane, job, late)
             return True
         body_bytes = self._weigh(lane, body_bytes)
-        delivery = job.delivery
         now_ms = self._clock.now_ms()
-        headers = _headers(lane, delivery.id, delivery.content_type, delivery.body, now_ms)
+        headers = _headers(lane, delivery.id, delivery, delivery.body, now_ms)
         if delivery.traceparent is not None:
             headers.append(("traceparent", delivery.traceparent))
         done = partial(self._posted, lane, (job,), body_bytes, now_ms, late)
@@ -595,6 +598,8 @@ class Dispatch:
         bytes_max = min(BATCH_BYTES_MAX, max(self._share(lane), self._small_bytes))
         for queue in (lane.late, lane.fresh) if late else (lane.fresh, lane.late):
             while queue and len(jobs) < most and size + len(queue[0].delivery.body) <= bytes_max:
+                if not together(first.delivery, queue[0].delivery):
+                    break
                 job = queue.popleft()
                 if not job.intake.ledger.live:
                     self._drop(job)
@@ -605,9 +610,8 @@ class Dispatch:
         now_ms = self._clock.now_ms()
         lane.waiting_since = self._clock.monotonic()
         identifier = batch_id([job.delivery.id for job in jobs])
-        events = [(job.delivery.id, job.delivery.body) for job in jobs]
-        body = batch_body(identifier, events, lane.subscription.format)
-        headers = _headers(lane, identifier, "application/json", body, now_ms)
+        body = batch_body(identifier, [job.delivery for job in jobs], lane.subscription.format)
+        headers = _headers(lane, identifier, first.delivery, body, now_ms)
         done = partial(self._posted, lane, tuple(jobs), self._weigh(lane, size), now_ms, late)
         self._sender.post(lane.route, headers, body, done)
 
@@ -1359,14 +1363,17 @@ class Dispatch:
         return False
 
 
-def _headers(lane: Lane, identifier: str, content_type: str, body: bytes, now_ms: int) -> list[tuple[str, str]]:
+def _headers(lane: Lane, identifier: str, delivery: Delivery, body: bytes, now_ms: int) -> list[tuple[str, str]]:
     timestamp_s = now_ms // 1000
-    return [
-        ("content-type", content_type),
+    headers = [
+        ("content-type", delivery.content_type),
         ("webhook-id", identifier),
         ("webhook-timestamp", str(timestamp_s)),
         ("webhook-signature", lane.signer.sign(identifier, timestamp_s, body)),
     ]
+    if delivery.headers:  # what the subscription sets itself wins
+        headers += [each for each in delivery.headers if each[0] not in lane.header_names]
+    return headers
 
 
 def _why_disabled(health: Health) -> str:

@@ -133,10 +133,10 @@ class Lane:
 
     __slots__ = (
         "booked_s", "bounded_until", "bucket", "circuit_timer", "closed_until", "deficit", "fresh", "gate_failures",
-        "gradient", "health", "home", "in_flight", "keys", "large_bytes", "late", "late_in_flight", "late_max",
-        "late_turn", "later", "limit", "parked", "partition", "probing", "queue_least", "queue_max", "rate_per_s",
-        "ready", "route", "served", "shut", "signer", "slow_start", "subscription", "tenant", "timer", "waiting",
-        "waiting_since",
+        "gradient", "header_names", "health", "home", "in_flight", "keys", "large_bytes", "late", "late_in_flight",
+        "late_max", "late_turn", "later", "limit", "parked", "partition", "probing", "queue_least", "queue_max",
+        "rate_per_s", "ready", "route", "served", "shut", "signer", "slow_start", "subscription", "tenant", "timer",
+        "waiting", "waiting_since",
     )  # fmt: skip
 
     def __init__(self, subscription: Subscription, route: Route, health: Health) -> None:
@@ -176,6 +176,7 @@ class Lane:
         self.route = route
         self.booked_s = 0.0  # at what may have been another origin
         self.signer = Signer(subscription.secrets)
+        self.header_names = frozenset(name.lower() for name in subscription.headers)
         self.bucket: TokenBucket | None = None
         self.rate_per_s = 0.0
         if subscription.rate_limit:

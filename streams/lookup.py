@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
 
 from schemas.errors import RegistryUnavailableError, UndecodableError, UnknownSchemaError
 from streams.counters import Counters
@@ -17,14 +19,22 @@ logger = logging.getLogger(__name__)
 
 _PAUSE_S = 1.0
 
+_Answer = TypeVar("_Answer")
+
 
 async def schema_text(registry: Registry, schema_id: int, counters: Counters) -> str:
     """The schema's text. UndecodableError `unknown_schema` when the registry has none of this id."""
+    try:
+        return await answered(lambda: registry.schema(schema_id), counters)
+    except UnknownSchemaError:
+        raise UndecodableError("unknown_schema", f"the registry has no schema of id {schema_id}") from None
+
+
+async def answered(ask: Callable[[], Awaitable[_Answer]], counters: Counters) -> _Answer:
+    """What the registry answers, however long it is out of reach."""
     while True:
         try:
-            return await registry.schema(schema_id)
-        except UnknownSchemaError:
-            raise UndecodableError("unknown_schema", f"the registry has no schema of id {schema_id}") from None
+            return await ask()
         except RegistryUnavailableError as error:
             counters["registry_waits"] += 1
             logger.warning("waiting for the schema registry: %s", error)

@@ -13,6 +13,7 @@ from schemas.delivery import (
     Attempt,
     Delivery,
     Try,
+    Wire,
     encode_attempt,
     encode_dead_letter,
     encode_delivery,
@@ -25,8 +26,9 @@ from streams.core.parked import FENCE, Order, finished_headers
 
 
 class DeliverySchemas(msgspec.Struct, frozen=True):
-    """The registry's ids of our record schemas."""
+    """The registry's ids of our record schemas. `delivery_v1` is what deliveries without headers are written with."""
 
+    delivery_v1: int
     delivery: int
     attempt: int
     dead_letter: int
@@ -41,7 +43,7 @@ class Records:
         self._topics = topics
         self._attempts_topic = topics.attempts
         self._tiers = topics.tiers
-        self.delivery_header = codec.wire_header(schema_ids.delivery)
+        self.wire = Wire(codec.wire_header(schema_ids.delivery_v1), codec.wire_header(schema_ids.delivery))
         self._attempt_header = codec.wire_header(schema_ids.attempt)
         self._dead_header = codec.wire_header(schema_ids.dead_letter)
         self._state_header = codec.wire_header(schema_ids.endpoint_state)
@@ -79,12 +81,12 @@ class Records:
     def to_tier(self, delivery: Delivery, hold_ms: int, partition: int) -> Out:
         """To the partition of the tier that the delivery came from, whatever the key hashes to: it must stay with this
         endpoint's worker."""
-        value = encode_delivery(self.delivery_header, delivery)
+        value = encode_delivery(self.wire, delivery)
         return (self._tiers[hold_ms], delivery.subscription_id.encode(), value, partition, None)
 
     def parked(self, delivery: Delivery, partition: int, order: Order | None) -> Out:
         """To the same partition of the parked ones, with its place where it has one."""
-        value = encode_delivery(self.delivery_header, delivery)
+        value = encode_delivery(self.wire, delivery)
         headers = None if order is None else [order.header()]
         return (self._topics.parked, delivery.subscription_id.encode(), value, partition, headers)
 

@@ -58,9 +58,11 @@ def make_registry(settings: Settings) -> FolderRegistry | ConfluentRegistry:
 async def register_own_schemas(registry: Registry, topics: Topics) -> OwnSchemas:
     """Register what we write under the topics' subjects (TopicNameStrategy). Idempotent."""
     return OwnSchemas(
-        event=await registry.register(f"{topics.events}-value", own_schema("event.v2")),
+        event=await registry.register(f"{topics.events}-value", own_schema("event.v3")),
         subscription=await registry.register(f"{topics.subscriptions}-value", own_schema("subscription.v3")),
-        delivery=await registry.register(f"{topics.deliveries}-value", own_schema("delivery.v1")),
+        # In their order: a registry checks each version against those before it.
+        delivery_v1=await registry.register(f"{topics.deliveries}-value", own_schema("delivery.v1")),
+        delivery=await registry.register(f"{topics.deliveries}-value", own_schema("delivery.v2")),
         attempt=await registry.register(f"{topics.attempts}-value", own_schema("attempt.v1")),
         dead_letter=await registry.register(f"{topics.dead}-value", dead_letter_schema()),
         endpoint_state=await registry.register(f"{topics.endpoints_state}-value", own_schema("endpoint_state.v1")),

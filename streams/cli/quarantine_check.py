@@ -36,7 +36,7 @@ class Judge:
         self._registry = registry
         self._subscriptions = SubscriptionDecoder()
         self._deliveries = {self._topics.deliveries, *self._topics.tiers.values(), self._topics.parked}
-        self._delivery_id: int | None = None
+        self._delivery_ids: tuple[int, int] | None = None  # of version 1 and 2
         self._newest: dict[bytes, int] | None = None
 
     async def judge(
@@ -89,11 +89,12 @@ class Judge:
     async def _delivery(self, value: bytes | None) -> dict[str, Any]:
         schema_id = codec.wire_schema_id(value)
         assert value is not None
-        if self._delivery_id is None:
-            self._delivery_id = (await register_own_schemas(self._registry, self._topics)).delivery
-        if schema_id != self._delivery_id:
+        if self._delivery_ids is None:
+            ids = await register_own_schemas(self._registry, self._topics)
+            self._delivery_ids = (ids.delivery_v1, ids.delivery)
+        if schema_id not in self._delivery_ids:
             raise UndecodableError("unknown_schema", f"schema id {schema_id} is not that of a delivery")
-        delivery = decode_delivery(value)
+        delivery = decode_delivery(value, 1 + self._delivery_ids.index(schema_id))
         return {
             "id": delivery.id,
             "subscription_id": delivery.subscription_id,

@@ -33,6 +33,12 @@ def send(
     data: Annotated[str, typer.Option(help="One JSON value; @FILE reads a file, - stdin")] = "{}",
     tenant: Annotated[str, typer.Option(help="Whose event it is")] = DEFAULT_TENANT,
     subject: Annotated[str | None, typer.Option(help="What it is about; also the record's key")] = None,
+    source: Annotated[
+        str | None,
+        typer.Option(
+            help="Where it happened: CloudEvents' source, a URI", show_default="/distributary/ and the tenant"
+        ),
+    ] = None,
     id_: Annotated[str | None, typer.Option("--id", help="Its id", show_default="a random one")] = None,
     count: Annotated[int, typer.Option(min=1, max=10_000_000, help="How many; each has an id of its own")] = 1,
     rate: Annotated[
@@ -46,7 +52,7 @@ def send(
 ) -> None:
     """Write events to the events topic and print their ids once Kafka has acknowledged them.
 
-    An event is written as Avro (event.v2), keyed by its subject or else its id. With --count, ids end in -1, -2, ...
+    An event is written as Avro (event.v3), keyed by its subject or else its id. With --count, ids end in -1, -2, ...
 
     Example: distributary send --type order.created --subject o-17 --data '{"total": 12.5}'
     """
@@ -55,7 +61,7 @@ def send(
     if len(body) > EVENT_BYTES_MAX:
         note(f"warning: the data has {len(body)} bytes; events of more than {EVENT_BYTES_MAX} are put into quarantine")
     base = id_ or f"evt_{secrets.token_hex(12)}"
-    template = Event(base, type_, tenant, SystemClock().now_ms(), body, subject)
+    template = Event(base, type_, tenant, SystemClock().now_ms(), body, subject, source=source)
     try:
         checked(template)
     except UndecodableError as error:

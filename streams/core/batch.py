@@ -1,13 +1,17 @@
-"""Several deliveries in one POST: `{"batch_id", "events": [...], "event_count"}`, signed as one.
+"""Several deliveries in one POST: `{"batch_id", "events": [...], "event_count"}` or CloudEvents' batch, signed as one.
 
 Each event keeps its own id, by which a receiver tells what it has seen; the batch's id is a function of theirs, so the
-same deliveries sent again are the same batch. This file does not decide what is sent together.
+same deliveries sent again are the same batch. This file does not decide what is sent together, only what never is.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from hashlib import blake2b
+
+from schemas.delivery import Delivery
+from schemas.subscription import PayloadFormat
+from streams.core.formats import CLOUDEVENTS_BATCH
 
 #: Prefix of batch ids; as delivery ids, they hold no dot.
 BATCH_PREFIX = "bat_"
@@ -20,19 +24,36 @@ def batch_id(delivery_ids: Sequence[str]) -> str:
     return BATCH_PREFIX + blake2b("\0".join(delivery_ids).encode(), digest_size=15).hexdigest()
 
 
-def batch_body(identifier: str, events: Sequence[tuple[str, bytes]], payload_format: str) -> bytes:
-    """The JSON of a batch of (delivery id, body).
+def batchable(delivery: Delivery) -> bool:
+    """Whether others may be put together with it: bodies are rendered before, and the format may have changed since."""
+    content_type = delivery.content_type
+    if content_type == CLOUDEVENTS_BATCH:
+        return True
+    media_type = content_type.partition(";")[0].rstrip().lower()
+    if media_type.startswith("application/cloudevents") or not media_type.endswith(("/json", "+json")):
+        return False
+    return not any(name.startswith("ce-") for name, _ in delivery.headers)  # a header tells of one event
+
+
+def together(one: Delivery, other: Delivery) -> bool:
+    """Whether what the batch's headers say of one is true of the other."""
+    return one.content_type == other.content_type and one.headers == other.headers
+
+
+def batch_body(identifier: str, deliveries: Sequence[Delivery], payload_format: PayloadFormat) -> bytes:
+    """The JSON of a batch of deliveries that may be together; `payload_format` is the subscription's of now.
 
     In the format `standard` an event is its body with the field `id` put in front; in `data`, it is
-    `{"id", "data": body}`. So it is where a body cannot take the field: bodies are rendered before they are put
-    together, and the format may have changed since.
+    `{"id", "data": body}`. So it is where a body cannot take the field. CloudEvents are one array.
     """
-    standard = payload_format == "standard"
+    if deliveries[0].content_type == CLOUDEVENTS_BATCH:
+        return b"[" + b",".join([each.body[1:-1] for each in deliveries]) + b"]"
+    standard = payload_format in ("standard", "thin")
     parts = [
-        (b'{"id":"%b",%b' % (name.encode(), body[1:]))
-        if standard and body.startswith(b'{"')
-        else (b'{"id":"%b","data":%b}' % (name.encode(), body))
-        for name, body in events
+        (b'{"id":"%b",%b' % (each.id.encode(), each.body[1:]))
+        if standard and each.body.startswith(b'{"')
+        else (b'{"id":"%b","data":%b}' % (each.id.encode(), each.body))
+        for each in deliveries
     ]
-    start = b'{"batch_id":"%b","event_count":%d,"events":[' % (identifier.encode(), len(events))
+    start = b'{"batch_id":"%b","event_count":%d,"events":[' % (identifier.encode(), len(deliveries))
     return start + b",".join(parts) + b"]}"

@@ -25,6 +25,7 @@ OWN = {
         "endpoint_state.v1",
         "event.v1",
         "event.v2",
+        "event.v3",
         "operation.v1",
         "subscription.v1",
         "subscription.v2",

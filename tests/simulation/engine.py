@@ -42,7 +42,7 @@ def at_once(work: Coroutine[Any, Any, T]) -> T:
 
 REGISTRY = MemoryRegistry()
 SCHEMAS: OwnSchemas = at_once(register_own_schemas(REGISTRY, Topics()))
-EVENT = codec.parse_schema(codec.own_schema("event.v2"))
+EVENT = codec.parse_schema(codec.own_schema("event.v3"))
 
 
 class Bounds(msgspec.Struct, frozen=True, kw_only=True):
@@ -115,7 +115,7 @@ class Engine:
         )
 
     def fan_out(self, table: MemoryTable, settler: Settler, clock: Clock, counters: Counters) -> FanOut:
-        return FanOut(self.topics, table, REGISTRY, settler, clock, counters, SCHEMAS.delivery)
+        return FanOut(self.topics, table, REGISTRY, settler, clock, counters, SCHEMAS)
 
     def dispatch_topics(self) -> list[str]:
         """What the delivery group consumes."""

@@ -14,7 +14,7 @@ import msgspec
 
 from connectors.memory import MemoryTable
 from schemas import codec
-from schemas.delivery import decode_delivery, encode_delivery
+from schemas.delivery import Wire, decode_delivery, encode_delivery
 from schemas.frame import Frame, OffsetLedger, Out
 from schemas.post import PostDone
 from schemas.subscription import Subscription
@@ -26,7 +26,7 @@ from streams.settle import Settler
 from tests.simulation.endpoints import SimSender
 from tests.simulation.engine import SCHEMAS, Engine, SmallLedger
 
-DELIVERY_HEADER = codec.wire_header(SCHEMAS.delivery)
+WIRE = Wire(codec.wire_header(SCHEMAS.delivery_v1), codec.wire_header(SCHEMAS.delivery))
 
 
 # --- transactions -----------------------------------------------------------------------------------------------------
@@ -71,7 +71,7 @@ class ResettingSettler(_Changed):
         topic, key, value, partition, headers = record
         assert value is not None
         delivery = msgspec.structs.replace(decode_delivery(value), attempt=0, first_attempt_ms=0, tries=())
-        return (topic, key, encode_delivery(DELIVERY_HEADER, delivery), partition, headers)
+        return (topic, key, encode_delivery(WIRE, delivery), partition, headers)
 
 
 class DoublingSettler(_Changed):

@@ -43,7 +43,7 @@ from streams.settle import Settler
 from tests.unit.stages import GROUP, TOPICS, read
 from tests.unit.virtual import LoopClock, passing, until
 
-SCHEMAS = DeliverySchemas(delivery=11, attempt=12, dead_letter=13, endpoint_state=14, operation=15)
+SCHEMAS = DeliverySchemas(delivery_v1=11, delivery=16, attempt=12, dead_letter=13, endpoint_state=14, operation=15)
 FIRST = TOPICS.deliveries
 CONSUMED = (FIRST, *TOPICS.tiers.values(), TOPICS.parked)
 FRAME_RECORDS_MAX = 50
@@ -354,7 +354,7 @@ def fresh(number: int = 1, subscription_id: str = "sub_1", *, body: bytes | None
     made = Event(f"evt_{number}", "order.created", "default", 1_700_000_000_000, b'{"n":1}', **event)
     tail = encode_tail(made, 1_759_999_999_000, "application/json", b"%d" % number if body is None else body)
     identifier = delivery_id(made.id, subscription_id)
-    return encode_fresh(codec.wire_header(SCHEMAS.delivery), identifier, put_string(subscription_id) + FRESH, tail)
+    return encode_fresh(codec.wire_header(SCHEMAS.delivery_v1), identifier, put_string(subscription_id) + FRESH, tail)
 
 
 def id_of(number: int, subscription_id: str = "sub_1") -> str:

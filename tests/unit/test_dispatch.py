@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import msgspec
+import orjson
 import pytest
 import standardwebhooks
 
@@ -19,6 +20,7 @@ from schemas.delivery import (
     FRESH,
     Delivery,
     Try,
+    Wire,
     dead_letter_schema,
     decode_delivery,
     encode_delivery,
@@ -29,6 +31,7 @@ from schemas.event import Event
 from schemas.frame import Frame, OffsetLedger
 from schemas.ids import delivery_id
 from schemas.post import PostResult
+from streams.core.formats import CLOUDEVENTS_BATCH
 from streams.core.ledger import Ledger
 from streams.core.parked import ParkedLog, finished_by
 from streams.dispatch import Dispatch, DispatchLimits
@@ -36,7 +39,8 @@ from streams.records import DeliverySchemas
 from tests.helpers import eventually_async
 from tests.unit.stages import SECRET, TOPICS, Consumed, World, read, subscription, turns, why_quarantined
 
-SCHEMAS = DeliverySchemas(delivery=11, attempt=12, dead_letter=13, endpoint_state=14, operation=15)
+SCHEMAS = DeliverySchemas(delivery_v1=11, delivery=16, attempt=12, dead_letter=13, endpoint_state=14, operation=15)
+WIRE = Wire(codec.wire_header(SCHEMAS.delivery_v1), codec.wire_header(SCHEMAS.delivery))
 FIRST = TOPICS.deliveries
 OK = PostResult(204, 1_500)
 REFUSED = PostResult(0, 70, "connect_failed", "Nobody listens there.")
@@ -120,17 +124,25 @@ def fresh(number: int = 1, subscription_id: str = "sub_1", **event: Any) -> byte
     made = Event(f"evt_{number}", "order.created", "default", 1_700_000_000_000, b'{"n":1}', **event)
     tail = encode_tail(made, RECEIVED_MS, "application/json", b'{"n":%d}' % number)
     identifier = delivery_id(made.id, subscription_id)
-    return encode_fresh(codec.wire_header(SCHEMAS.delivery), identifier, put_string(subscription_id) + FRESH, tail)
+    return encode_fresh(WIRE.v1, identifier, put_string(subscription_id) + FRESH, tail)
+
+
+def with_headers(number: int = 1, body: bytes = b"{}", content_type: str = "application/json", **sent: str) -> bytes:
+    """A delivery of version 2."""
+    made = Event(f"evt_{number}", "order.created", "default", 1_700_000_000_000, b"")
+    headers = tuple((name.replace("_", "-"), value) for name, value in sent.items())
+    tail = encode_tail(made, RECEIVED_MS, content_type, body, headers)
+    return encode_fresh(WIRE.v2, delivery_id(made.id, "sub_1"), put_string("sub_1") + FRESH, tail)
 
 
 def tried(number: int = 1, subscription_id: str = "sub_1", **fields: Any) -> bytes:
     delivery = msgspec.structs.replace(decode_delivery(fresh(number, subscription_id)), **fields)
-    return encode_delivery(codec.wire_header(SCHEMAS.delivery), delivery)
+    return encode_delivery(WIRE, delivery)
 
 
 def only(stored: Sequence[Stored]) -> Delivery:
     (one,) = stored
-    assert codec.wire_schema_id(one.value) == SCHEMAS.delivery
+    assert codec.wire_schema_id(one.value) == SCHEMAS.delivery_v1
     return decode_delivery(one.value or b"")
 
 
@@ -186,6 +198,103 @@ async def test_a_delivery_is_posted_signed_logged_and_finished() -> None:
     assert world.position(FIRST) == 1
     assert world.counters == {"delivered": 1}
     assert world.publisher.transactions == 1
+
+
+async def test_a_delivery_s_headers_are_sent_and_those_of_the_subscription_win() -> None:
+    world = Stage()
+    world.table.put(subscription(headers={"CE-Source": "/mine"}))
+    async with world.running():
+        await world.admit(with_headers(ce_id="1", ce_source="/shop", webhook_version="3"))
+        await world.settled()
+    (posted,) = world.sender.posted
+    sent = {name: posted.headers.get(name) for name in ("ce-id", "CE-Source", "ce-source", "webhook-version")}
+    assert sent == {"ce-id": "1", "CE-Source": "/mine", "ce-source": None, "webhook-version": "3"}
+
+
+async def test_deliveries_of_both_versions_are_sent_and_kept_as_they_are() -> None:
+    """Workers of two releases run side by side: what the older one can read, the newer one goes on writing."""
+    world = Stage(lambda posted: REFUSED)
+    world.table.put(subscription(retry_schedule_ms=(5_000,)))
+    async with world.running():
+        await world.admit(fresh(1), with_headers(2, ce_id="2"))
+        await world.settled()
+        old, new = sorted(world.tier("5s"), key=lambda one: codec.wire_schema_id(one.value))
+        assert [codec.wire_schema_id(one.value) for one in (old, new)] == [SCHEMAS.delivery_v1, SCHEMAS.delivery]
+        assert decode_delivery(old.value or b"").attempt == 1
+        again = decode_delivery(new.value or b"", 2)
+        assert (again.attempt, again.headers) == (1, (("ce-id", "2"),))
+        written_ms = world.clock.now_ms()
+        world.clock.advance_ms(6_000)
+        await world.admit(old.value, new.value, topic=f"{TOPICS.deliveries}.retry.5s", timestamp_ms=written_ms)
+        await world.settled()
+    dead = world.dead()
+    assert [(one["delivery"]["event_id"], one["delivery"]["headers"]) for one in dead] == [
+        ("evt_1", {}),
+        ("evt_2", {"ce-id": "2"}),
+    ]
+    assert [posted.headers.get("ce-id") for posted in world.sender.posted] == [None, "2", None, "2"]
+
+
+async def test_deliveries_of_both_versions_are_parked_and_sent_from_the_log() -> None:
+    world = Stage()
+    world.table.put(subscription(state="paused"))
+    async with world.running():
+        await world.admit(fresh(1), with_headers(2, ce_id="2"))
+        await world.settled()
+        assert sorted(codec.wire_schema_id(one.value) for one in world.parked()) == [
+            SCHEMAS.delivery_v1,
+            SCHEMAS.delivery,
+        ]
+        world.table.put(subscription())
+        await eventually_async(lambda: len(world.sender.posted) == 2)
+        await world.settled()
+    assert {posted.headers["webhook-id"]: posted.headers.get("ce-id") for posted in world.sender.posted} == {
+        delivery_id("evt_1", "sub_1"): None,
+        delivery_id("evt_2", "sub_1"): "2",
+    }
+    assert not world.parked()
+
+
+async def test_a_batch_takes_what_has_the_same_headers_and_nothing_that_stands_for_one_event() -> None:
+    world = Stage()
+    world.table.put(subscription(batch_max=10, max_in_flight=1))
+    body = b'{"type":"order.created"}'
+    async with world.running():
+        await world.admit(
+            with_headers(1, body, webhook_version="1"),
+            with_headers(2, body, webhook_version="1"),
+            with_headers(3, body, webhook_version="2"),
+            with_headers(4, b"\0\1", "application/avro", webhook_version="2"),
+            with_headers(5, body, ce_id="5"),
+            *(with_headers(n, b'[{"n":%d}]' % n, CLOUDEVENTS_BATCH, webhook_version="2") for n in (6, 7)),
+        )
+        for _ in range(5):
+            await world.settled()
+    posted = world.sender.posted
+    events = [len(orjson.loads(one.body)["events"]) for one in posted[:2]]
+    assert (events, [one.headers["webhook-version"] for one in posted[:2]]) == ([2, 1], ["1", "2"])
+    assert [(one.body, one.headers["webhook-id"]) for one in posted[2:4]] == [
+        (b"\0\1", delivery_id("evt_4", "sub_1")),
+        (body, delivery_id("evt_5", "sub_1")),
+    ]
+    (last,) = posted[4:]
+    assert (last.body, last.headers["content-type"]) == (b'[{"n":6},{"n":7}]', CLOUDEVENTS_BATCH)
+    assert last.headers["webhook-id"].startswith("bat_")
+    now = datetime.datetime.fromtimestamp(world.clock.now_ms() // 1000, tz=datetime.UTC)
+    for one in posted:
+        signature = standardwebhooks.Webhook(SECRET).sign(one.headers["webhook-id"], now, one.body.decode())
+        assert one.headers["webhook-signature"] == signature
+    assert len(world.attempts()) == 7
+
+
+async def test_a_delivery_with_a_header_of_the_engine_s_own_is_quarantined() -> None:
+    world = Stage()
+    world.table.put(subscription())
+    async with world.running():
+        await world.admit(with_headers(webhook_signature="v1,forged"))
+        await world.settled()
+    assert world.counters["quarantined:bad_header"] == 1
+    assert not world.sender.posted
 
 
 async def test_a_failed_delivery_goes_to_the_tier_of_its_wait_with_its_memory() -> None:

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from schemas import codec
-from schemas.delivery import decode_delivery, encode_delivery
+from schemas.delivery import Wire, decode_delivery, encode_delivery
 from schemas.post import PostResult
 from streams.core.breaker import BreakerPolicy
 from streams.core.parked import Order
@@ -105,7 +105,7 @@ async def test_what_is_parked_and_not_due_has_somebody_who_looks_when_it_is() ->
     town.table.put(ORDERED)
     due_ms = town.clock.now_ms() + 60_000
     delivery = msgspec.structs.replace(decode_delivery(fresh(1, "a")), due_ms=due_ms)
-    value = encode_delivery(codec.wire_header(SCHEMAS.delivery), delivery)
+    value = encode_delivery(Wire(codec.wire_header(SCHEMAS.delivery_v1), b""), delivery)
     town.write(TOPICS.parked, b"a", value, [Order("", 0).header()])  # by a worker that knew no due time
     await town.worker()
     await town.done(70)

@@ -186,10 +186,10 @@ def kind(avro: Any) -> str:
 @pytest.mark.parametrize(
     ("heading", "schema"),
     [
-        ("Event", "event.v2"),
-        ("Delivery", "delivery.v1"),
+        ("Event", "event.v3"),
+        ("Delivery", "delivery.v2"),
         ("Attempt", "attempt.v1"),
-        ("DeadLetter", "dead_letter.v1"),
+        ("DeadLetter", "dead_letter.v2"),
         ("Subscription", "subscription.v3"),
         ("EndpointState", "endpoint_state.v1"),
         ("Operation", "operation.v1"),
@@ -205,7 +205,7 @@ def test_records(heading: str, schema: str) -> None:
 
 def test_the_items_of_attempts_in_a_delivery() -> None:
     (attempts,) = (
-        field for field in orjson.loads(codec.own_schema("delivery.v1"))["fields"] if field["name"] == "attempts"
+        field for field in orjson.loads(codec.own_schema("delivery.v2"))["fields"] if field["name"] == "attempts"
     )
     said = tables((REFERENCE / "records.md").read_text(), "Try")
     fields = attempts["type"]["items"]["fields"]
@@ -236,8 +236,9 @@ def test_words_for_what_went_wrong() -> None:
     outcomes, causes, reasons = first_cells
     assert outcomes == set(OUTCOMES)
     assert causes == CAUSES
-    source = "".join((ROOT / name).read_text() for name in ("streams/core/verdict.py", "streams/dispatch.py"))
-    found = re.findall(r'Dead\("(\w+)"\)|_bury\([^"]+"(\w+)"', source)
+    deciding = ("streams/core/verdict.py", "streams/dispatch.py", "streams/core/fanout.py")
+    source = "".join((ROOT / name).read_text() for name in deciding)
+    found = re.findall(r'(?:Dead|Failure)\("(\w+)"|_bury\([^"]+"(\w+)"', source)
     assert reasons == {judged or buried for judged, buried in found}
 
 

@@ -23,9 +23,9 @@ from schemas.event import (
 )
 from schemas.frame import Headers
 
-V2 = codec.own_schema("event.v2")
+V3 = codec.own_schema("event.v3")
 NUMBER = '{"type": "record", "name": "N", "fields": [{"name": "n", "type": "long"}]}'
-GOOD = Event("evt_1", "order.created", "acme", 1_700_000_000_123, b'{"a": 1}', "o/1", "00-a-b-01")
+GOOD = Event("evt_1", "order.created", "acme", 1_700_000_000_123, b'{"a": 1}', "o/1", "00-a-b-01", "/shop")
 SEVEN = codec.encode(3, codec.parse_schema(NUMBER), {"n": 7})
 
 
@@ -36,9 +36,9 @@ def reason_of(event: Event) -> str:
 
 
 def test_an_envelope_comes_back_as_it_was_written() -> None:
-    assert event_decoder(V2).decode(encode_event(9, GOOD), None, 0) == GOOD
+    assert event_decoder(V3).decode(encode_event(9, GOOD), None, 0) == GOOD
     bare = Event("e", "a", "default", 0, b"1")
-    assert event_decoder(V2).decode(encode_event(9, bare), None, 0) == bare
+    assert event_decoder(V3).decode(encode_event(9, bare), None, 0) == bare
 
 
 @pytest.mark.parametrize(
@@ -87,20 +87,20 @@ def test_the_limits_themselves_are_taken(change: dict[str, Any]) -> None:
 def test_data_that_is_not_json(data: bytes) -> None:
     value = encode_event(9, msgspec.structs.replace(GOOD, data=data))
     with pytest.raises(UndecodableError) as caught:
-        event_decoder(V2).decode(value, None, 0)
+        event_decoder(V3).decode(value, None, 0)
     assert caught.value.reason == "bad_data"
 
 
 @pytest.mark.parametrize("data", [b"null", b"123456789012345678901234567890", '"é"'.encode(), b' {"a":1} '])
 def test_data_that_is_json_is_kept_as_it_is(data: bytes) -> None:
     value = encode_event(9, msgspec.structs.replace(GOOD, data=data))
-    assert event_decoder(V2).decode(value, None, 0).data == data
+    assert event_decoder(V3).decode(value, None, 0).data == data
 
 
 def test_the_name_of_the_record_tells_an_envelope() -> None:
-    tree = orjson.loads(V2)
+    tree = orjson.loads(V3)
     whole_name = {key: value for key, value in tree.items() if key != "namespace"} | {"name": "distributary.Event"}
-    assert isinstance(event_decoder(V2), EnvelopeDecoder)
+    assert isinstance(event_decoder(V3), EnvelopeDecoder)
     assert isinstance(event_decoder(orjson.dumps(whole_name).decode()), EnvelopeDecoder)
     for other in (tree | {"namespace": "shop"}, {key: value for key, value in tree.items() if key != "namespace"}):
         assert isinstance(event_decoder(orjson.dumps(other).decode()), CloudEventDecoder)
@@ -108,7 +108,7 @@ def test_the_name_of_the_record_tells_an_envelope() -> None:
 
 
 def test_an_envelope_without_a_field_that_must_be_there() -> None:
-    tree = orjson.loads(V2)
+    tree = orjson.loads(V3)
     tree["fields"] = [field for field in tree["fields"] if field["name"] != "type"]
     schema = orjson.dumps(tree).decode()
     fields = {"id": "e", "tenant": "default", "time": 0, "data": b"1", "subject": None, "traceparent": None}
@@ -133,7 +133,7 @@ def test_a_cloud_event() -> None:
     ]
     at = datetime.datetime(2026, 1, 2, 1, 4, 5, 678_000, tzinfo=datetime.UTC)
     assert event_decoder(NUMBER).decode(SEVEN, headers, 99) == Event(
-        "c1", "com.example.order.created", "acme", int(at.timestamp() * 1000), b'{"n":7}', "é", "00-1-2-01"
+        "c1", "com.example.order.created", "acme", int(at.timestamp() * 1000), b'{"n":7}', "é", "00-1-2-01", "/shop"
     )
 
 

@@ -23,6 +23,7 @@ from schemas.topics import EVENT_BYTES_MAX
 from streams import lookup
 from streams.core.ledger import Ledger
 from streams.fan_out import FanOut
+from streams.records import DeliverySchemas
 from tests.helpers import eventually_async
 from tests.unit.stages import TOPICS, World, subscription, turns, why_quarantined
 
@@ -34,6 +35,7 @@ ORDER = """{"type": "record", "name": "Order", "namespace": "shop", "fields": [
   {"name": "day", "type": {"type": "int", "logicalType": "date"}},
   {"name": "ref", "type": {"type": "string", "logicalType": "uuid"}},
   {"name": "raw", "type": "bytes"}]}"""
+SCHEMAS = DeliverySchemas(delivery_v1=77, delivery=78, attempt=79, dead_letter=80)
 CE: Headers = [("ce_id", b"ce_1"), ("ce_type", b"order.placed"), ("ce_source", b"/shop"), ("ce_specversion", b"1.0")]
 
 
@@ -43,7 +45,7 @@ class Stage(World):
     def __init__(self) -> None:
         super().__init__()
         self.registry = MemoryRegistry()
-        self.stage = FanOut(TOPICS, self.table, self.registry, self.settler, self.clock, self.counters, 77)
+        self.stage = FanOut(TOPICS, self.table, self.registry, self.settler, self.clock, self.counters, SCHEMAS)
         self.event_id = 0
 
     async def process(
@@ -56,7 +58,7 @@ class Stage(World):
         return await self.registry.register("s", schema)
 
     async def envelope(self) -> int:
-        return await self.register(codec.own_schema("event.v2"))
+        return await self.register(codec.own_schema("event.v3"))
 
     def reasons(self) -> list[str]:
         return [why_quarantined(stored)[0] for stored in self.written(TOPICS.quarantine)]
@@ -288,12 +290,12 @@ async def test_a_record_without_the_headers_of_an_event(headers: Headers | None,
 
 
 async def test_every_version_of_the_envelope_is_read_with_the_newest() -> None:
-    tree = orjson.loads(codec.own_schema("event.v2"))
+    tree = orjson.loads(codec.own_schema("event.v3"))
     tree["fields"].append({"name": "priority", "type": "int", "default": 3})
     del tree["fields"][2]  # `tenant` has a default
     later = orjson.dumps(tree).decode()
     world = Stage()
-    ids = [await world.register(text) for text in (codec.own_schema("event.v1"), codec.own_schema("event.v2"), later)]
+    ids = [await world.register(text) for text in (codec.own_schema("event.v1"), codec.own_schema("event.v3"), later)]
     world.table.put(subscription("a"))
     fields = {"type": "order.created", "time": 1, "data": b"{}"}
     first = avro(ids[0], codec.own_schema("event.v1"), {**fields, "id": "v1", "tenant": "default"})
@@ -312,7 +314,7 @@ async def test_a_schema_that_is_none_is_a_reason_of_its_own() -> None:
             return '{"type": "record", "name": "distributary.Event", "fields": [{"name": "id", "type": "nothing"}]}'
 
     world = Stage()
-    world.stage = FanOut(TOPICS, world.table, Odd(), world.settler, world.clock, world.counters, 77)
+    world.stage = FanOut(TOPICS, world.table, Odd(), world.settler, world.clock, world.counters, SCHEMAS)
     async with world.running():
         await world.process(GOOD)
     assert world.reasons() == ["bad_schema"]

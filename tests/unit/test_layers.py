@@ -31,6 +31,7 @@ MODULES = (
     "streams/settle.py",
     "streams/subscription_check.py",
     "streams/transport.py",
+    "streams/versions.py",
     "streams/wiring.py",
 )
 
