@@ -58,6 +58,7 @@ class ConfluentRegistry:
         self._monotonic = monotonic
         self._texts: dict[int, str] = {}
         self._unknown_until: dict[int, float] = {}
+        self._asked = 0
         self._numbered: dict[tuple[str, int], Version] = {}
         self._fleeting: dict[Hashable, tuple[float, Any]] = {}
         self._shown = ", ".join(_without_credentials(one) for one in url.split(","))
@@ -196,6 +197,9 @@ class ConfluentRegistry:
     async def _ask(self, function: Callable[..., Any], *arguments: Any) -> Any:
         from confluent_kafka.schema_registry.error import SchemaRegistryError  # noqa: PLC0415
 
+        self._asked += 1
+        if self._asked % CACHED_MAX == 0:  # it keeps everything it was ever answered
+            self._client.clear_caches()  # type: ignore[no-untyped-call]
         try:
             return await asyncio.to_thread(function, *arguments)
         except SchemaRegistryError as error:

@@ -546,6 +546,8 @@ async def test_answers_are_remembered_and_denials_for_a_while() -> None:
             known[n] = A
             await registry.schema(n)
         assert len(registry._texts) == CACHED_MAX
+        # Nor does Confluent's client keep more.
+        assert sum(map(len, registry._client._cache.schema_id_index.values())) < CACHED_MAX
         await registry.close()
 
 
@@ -736,6 +738,20 @@ async def test_confluents_client_finds_its_way_around(tmp_path: Path) -> None:
         ("POST", "/subjects/s/versions", {"schema": A, "references": [{}]}, 422, 422),
         ("POST", "/subjects/s/versions", {"schema": A}, 422, 42205),  # this one has no folder
         ("POST", "/subjects/s/versions", {}, 422, 422),
+        ("DELETE", "/subjects/distributary.Event", None, 422, 42205),  # its schemas are files
+        ("DELETE", "/subjects/distributary.Event/versions/1", None, 422, 42205),
+        ("PUT", "/config", {"compatibility": "FULL"}, 422, 42205),
+        ("PUT", "/config/s", {}, 422, 42203),
+        ("DELETE", "/config/s", None, 422, 42205),
+        ("GET", "/config/s", None, 404, 40408),
+        ("GET", "/config/s?defaultToGlobal=true", None, 200, None),
+        ("GET", "/mode", None, 200, None),
+        ("GET", "/mode/s", None, 404, 40409),
+        ("GET", "/subjects?limit=x", None, 422, 422),
+        ("GET", "/subjects/distributary.Event/versions/1/schema", None, 200, None),
+        ("GET", "/subjects/distributary.Event/versions/1/referencedby", None, 200, None),
+        ("POST", "/compatibility/subjects/distributary.Event/versions/9", {"schema": A}, 404, 40402),
+        ("POST", "/compatibility/subjects/distributary.Event/versions?verbose=true", {"schema": A}, 200, None),
     ],
 )
 async def test_errors_are_documents(method: str, path: str, body: Any, status: int, code: int | None) -> None:
