@@ -74,6 +74,8 @@ class DyingProducer(Producer):
             self.flush()
             self._at("written", True)
         super().send_offsets_to_transaction(*args)
+        if self.step == "offsets_sent":
+            self.flush()
         self._at("offsets_sent", self._in_second())
 
     def commit_transaction(self, *args: Any) -> None:
@@ -95,7 +97,8 @@ class DyingProducer(Producer):
         if step == self.step and here and not self._over:
             self._over = True
             os.write(1, f"{step} {self._committed} {self._queued}\n".encode())
-            os.kill(os.getpid(), self.signal)
+            # To this thread: sent to the process, SIGSTOP lets it run on for some microseconds.
+            signal.pthread_kill(threading.get_ident(), self.signal)
 
 
 def _watch_stderr(words: bytes, then: Callable[[], None]) -> None:
