@@ -314,6 +314,8 @@ class Dispatch:
             self._bound(lane, queue_max, now)
             for job in lane.flush(queue_max):
                 self._park(job, lane)
+            if not (lane.held or lane.in_flight):  # then no answer will make it read on
+                self._draw(lane)
         self._changed.set()
 
     def _serves(self, lane: Lane, elapsed_s: float) -> int:

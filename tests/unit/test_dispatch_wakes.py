@@ -8,6 +8,7 @@ import pytest
 from schemas import codec
 from schemas.delivery import Wire, decode_delivery, encode_delivery
 from schemas.post import PostResult
+from schemas.subscription import Subscription
 from streams.core.breaker import BreakerPolicy
 from streams.core.parked import Order
 from tests.unit.dispatch_town import SCHEMAS, Post, Town, fresh, id_of, ok, status
@@ -51,6 +52,28 @@ async def test_room_of_what_is_put_back_is_used_at_once() -> None:
     assert [post.url for post in town.posts] == [A.url]  # for want of room
     town.table.put(msgspec.structs.replace(slow, state="paused"))  # which settles nothing
     await until(lambda: [post.url for post in town.posts] == [A.url, B.url], 1)
+
+
+@pytest.mark.parametrize("one", [A, ORDERED], ids=["plain", "ordered"])
+def test_who_lost_to_relief_all_that_it_had_read_reads_on(one: Subscription) -> None:
+    """It stood in line with what it had read, and nothing else would make it look again."""
+
+    @virtual
+    async def run() -> None:
+        town = Town(lambda post: ok(post) if post.url == A.url else (3.0, PostResult(200, 3_000_000)))
+        town.table.put(msgspec.structs.replace(one, state="paused"))
+        town.table.put(B)
+        worker = await town.worker(in_flight_max=1, admitted_max=2)
+        town.send(fresh(1, "a"))
+        await until(lambda: len(town.parked()) == 1)
+        town.send(*(fresh(number, "b") for number in range(3)), partition=1)  # more than there is room for
+        await until(lambda: len(town.posts) == 1)
+        town.table.put(one)
+        await until(lambda: worker.stage._lanes["a"].ready)
+        await town.done(60)
+        assert town.delivered() == {id_of(1, "a"): 1, **{id_of(number, "b"): 1 for number in range(3)}}
+
+    run()
 
 
 @virtual
