@@ -26,8 +26,8 @@ from connectors.compacted import TableError
 from connectors.endpoints import EndpointTable
 from connectors.http_sender import HttpSender
 from connectors.log_reader import KafkaLogReader
+from connectors.paired_publisher import PairedPublisher
 from connectors.plain_publisher import PlainPublisher
-from connectors.publisher import TransactionalPublisher
 from connectors.subscriptions import SubscriptionsTable
 from schemas.errors import FencedError, RecordTooLargeError, RegistryUnavailableError
 from schemas.frame import OffsetLedger
@@ -256,12 +256,11 @@ class Part:
         self.on_stop: Callable[[float], Awaitable[None]] | None = None
         self._fail = fail
         name = settings.worker_name
-        self.publisher: TransactionalPublisher | PlainPublisher
+        self.publisher: PairedPublisher | PlainPublisher
         if settings.guarantee == "at_least_once":
             self.publisher = PlainPublisher(client_config(settings), self._commit_soon)
         else:
-            transactional_id = f"{self.group}.{name}"
-            self.publisher = TransactionalPublisher(client_config(settings), transactional_id, self._group_metadata)
+            self.publisher = PairedPublisher(client_config(settings), f"{self.group}.{name}", self._group_metadata)
         self.settler = Settler(self.publisher)
         self.app = frames.FrameApp(
             self.group,

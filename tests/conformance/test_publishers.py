@@ -18,6 +18,7 @@ from confluent_kafka.admin import AdminClient, NewTopic
 
 from connectors.local_kafka import Cluster
 from connectors.memory import MemoryKafka, MemoryMember, MemoryPublisher, Stored, murmur2
+from connectors.paired_publisher import PairedPublisher
 from connectors.plain_publisher import PlainPublisher
 from connectors.publisher import RECORD_BYTES_MAX, TransactionalPublisher
 from schemas.errors import FencedError, RecordTooLargeError, StaleGroupError
@@ -177,6 +178,15 @@ class KafkaWorld:
             await publisher.close()
 
 
+class PairedWorld(KafkaWorld):
+    """Two producers that take turns."""
+
+    def _made(self, transactional_id: str) -> StartedPublisher:
+        return PairedPublisher(
+            {"bootstrap.servers": self._bootstrap}, f"{self._prefix}{transactional_id}", lambda: self._group
+        )
+
+
 class PlainWorld(KafkaWorld):
     """Without transactions: the member commits what it was handed when somebody looks."""
 
@@ -202,21 +212,22 @@ async def made(name: str, request: pytest.FixtureRequest, prefix: str) -> AsyncI
         yield MemoryWorld()
         return
     kafka: Cluster = request.getfixturevalue("kafka")
-    real = (PlainWorld if name == "plain" else KafkaWorld)(kafka.bootstrap, prefix)
+    kinds = {"kafka": KafkaWorld, "paired": PairedWorld, "plain": PlainWorld}
+    real = kinds[name](kafka.bootstrap, prefix)
     try:
         yield real
     finally:
         await real.close()
 
 
-@pytest.fixture(params=["memory", "kafka", "plain"])
+@pytest.fixture(params=["memory", "kafka", "paired", "plain"])
 async def world(request: pytest.FixtureRequest, prefix: str) -> AsyncIterator[World]:
     """For what every publisher promises."""
     async with made(request.param, request, prefix) as one:
         yield one
 
 
-@pytest.fixture(params=["memory", "kafka"])
+@pytest.fixture(params=["memory", "kafka", "paired"])
 async def transactional(request: pytest.FixtureRequest, prefix: str) -> AsyncIterator[World]:
     """For what transactions promise."""
     async with made(request.param, request, prefix) as one:
@@ -393,7 +404,7 @@ async def running(work: Awaitable[None]) -> AsyncIterator[asyncio.Future[None]]:
         await asyncio.gather(task, return_exceptions=True)
 
 
-@pytest.mark.parametrize("kind", [KafkaWorld, PlainWorld])
+@pytest.mark.parametrize("kind", [KafkaWorld, PairedWorld, PlainWorld])
 async def test_while_a_topic_is_missing_it_waits_and_then_goes_on(
     kafka: Cluster, prefix: str, kind: type[KafkaWorld]
 ) -> None:
@@ -443,6 +454,22 @@ async def test_a_transaction_that_took_too_long_is_void(kafka: Cluster, prefix: 
     assert await world.committed(source, 0) is None
     await publisher.close()
     reader.close()
+    await world.close()
+
+
+# --- the pair alone --------------------------------------------------------------------------------------------------
+
+
+async def test_of_two_that_take_turns_the_later_offsets_stay(kafka: Cluster, prefix: str) -> None:
+    """However the markers of both come to the group: transactions follow each other as fast as they can."""
+    world = PairedWorld(kafka.bootstrap, prefix)
+    await world.member()
+    out, source = world.topic("out"), world.topic("source")
+    publisher = await world.publisher("a")
+    for number in range(1, 101):
+        await publisher.publish([record(out, b"%d" % number, partition=0)], [(source, 0, number, "")])
+    assert values(await world.read(out)) == [b"%d" % number for number in range(1, 101)]
+    assert await world.committed(source, 0) == (100, "")
     await world.close()
 
 
