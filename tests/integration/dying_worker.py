@@ -37,33 +37,33 @@ PART_RECORDS = 2
 
 
 class DyingProducer(Producer):
-    """Ends, or freezes, at the step."""
+    """Ends, or freezes, at the step. A worker has two that take turns, and transactions are counted over both."""
 
     step: str
     signal: signal.Signals
     timeout_ms: int
+    full = 0  # transactions committed that held records
+    records = 0  # theirs
+    over = False
+    commits_asked = commits_sent = 0
+    committing: DyingProducer
 
     def __init__(self, config: dict[str, Any], **_: Any) -> None:
         more: dict[str, Any] = {"transaction.timeout.ms": self.timeout_ms}
         if self.step == "commit_asked":  # without a logger, librdkafka says it on stderr as it sends
             more["debug"] = "protocol"
-            _watch_stderr(b"Sent EndTxnRequest", self._commit_was_sent)
         super().__init__(config | more)
-        self._full = 0  # transactions committed that held records
-        self._committed = 0  # their records
         self._queued = 0  # records of the open one
-        self._commits_asked = self._commits_sent = 0
-        self._over = False
 
     def begin_transaction(self, *args: Any) -> None:
         self._at("before_begin", True)
         super().begin_transaction(*args)
-        self._at("begun", self._full == 1)
+        self._at("begun", self.full == 1)
 
     def produce(self, *args: Any, **kwargs: Any) -> None:
         super().produce(*args, **kwargs)
         self._queued += 1
-        if self._full == 1 and self._queued == PART_RECORDS:
+        if self.full == 1 and self._queued == PART_RECORDS:
             self._at("queued", True)
             if self.step == "part_written":
                 self.flush()
@@ -79,24 +79,27 @@ class DyingProducer(Producer):
         self._at("offsets_sent", self._in_second())
 
     def commit_transaction(self, *args: Any) -> None:
-        self._commits_asked += 1
+        DyingProducer.committing = self
+        DyingProducer.commits_asked += 1
         super().commit_transaction(*args)
         self._at("committed", self._in_second())
-        self._full += bool(self._queued)
-        self._committed += self._queued
+        DyingProducer.full += bool(self._queued)
+        DyingProducer.records += self._queued
         self._queued = 0
 
-    def _commit_was_sent(self) -> None:
-        self._commits_sent += 1
-        self._at("commit_asked", self._in_second() and self._commits_sent == self._commits_asked)
+    @classmethod
+    def commit_was_sent(cls) -> None:
+        """Called for each request that ends a transaction."""
+        cls.commits_sent += 1
+        cls.committing._at("commit_asked", cls.committing._in_second() and cls.commits_sent == cls.commits_asked)
 
     def _in_second(self) -> bool:
-        return self._full == 1 and self._queued > 0
+        return self.full == 1 and self._queued > 0
 
     def _at(self, step: str, here: bool) -> None:
-        if step == self.step and here and not self._over:
-            self._over = True
-            os.write(1, f"{step} {self._committed} {self._queued}\n".encode())
+        if step == self.step and here and not self.over:
+            DyingProducer.over = True
+            os.write(1, f"{step} {self.records} {self._queued}\n".encode())
             # To this thread: sent to the process, SIGSTOP lets it run on for some microseconds.
             signal.pthread_kill(threading.get_ident(), self.signal)
 
@@ -121,4 +124,6 @@ if __name__ == "__main__":
     DyingProducer.step, DyingProducer.signal = sys.argv[1], signal.Signals[sys.argv[2]]
     DyingProducer.timeout_ms = int(sys.argv[3])
     vars(publisher)["Producer"] = DyingProducer
+    if DyingProducer.step == "commit_asked":
+        _watch_stderr(b"Sent EndTxnRequest", DyingProducer.commit_was_sent)
     uvloop.run(main())
