@@ -77,7 +77,7 @@ async def served(app: web.Application, host: str, port: int) -> AsyncIterator[st
             await web.TCPSite(runner, host, port).start()
         except OSError as error:
             raise CommandError(
-                f"the schema registry cannot listen on {host} port {port}: {error.strerror}; choose another --port"
+                f"the schema registry cannot listen on port {port} of {host}: {error.strerror}; choose another port"
             ) from None
         address = runner.addresses[0]
         shown = f"[{address[0]}]" if ":" in address[0] else address[0]
