@@ -20,7 +20,7 @@ demo: .venv/.ready ## set up, then the whole job: Kafka, fan-out, deliveries, re
 	@$(BIN)/distributary demo
 
 test: .venv/.ready ## set up, then the tests (T='-k name' passes through)
-	@$(BIN)/pytest $(T)
+	@$(BIN)/python -m tests $(T)
 
 check: .venv/.ready ## lint, format, types and layers
 	$(BIN)/ruff check $(SOURCES)
