@@ -136,9 +136,9 @@ def test_without_logical_types_values_stay_primitives() -> None:
     assert codec.decode(HEADER + b"\x02", parsed(tree))["f0"].year == 1970
 
 
-def test_every_own_schema_but_the_one_with_a_reference_stands_alone() -> None:
+def test_every_own_schema_but_those_with_a_reference_stands_alone() -> None:
     folder = Path(codec.__file__).parent / "avro"
-    for name in {file.stem for file in folder.glob("*.avsc")} - {"dead_letter.v1"}:
+    for name in {file.stem for file in folder.glob("*.avsc")} - {"dead_letter.v1", "dead_letter.v2"}:
         codec.parse_schema(codec.own_schema(name))
 
 
