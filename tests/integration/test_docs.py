@@ -24,7 +24,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -188,10 +188,11 @@ def registry_server(folder: Path) -> Iterator[str]:
 
 
 @pytest.fixture
-def session(tmp_path: Path, kafka: Cluster, prefix: str) -> Iterator[Callable[[str], Session]]:
+def session(tmp_path: Path, kafka: Cluster, prefix: str) -> Iterator[Callable[[Sequence[Fence]], Session]]:
     with ExitStack() as stack:
 
-        def opened(text: str) -> Session:
+        def opened(fences: Sequence[Fence]) -> Session:
+            text = "\n".join(fence.text for fence in fences)  # what is told in a sentence is not done
             if "topics apply" not in text and "distributary dev" not in text:
                 config = {"bootstrap.servers": kafka.bootstrap}
                 asyncio.run(apply_topics(config, Topics(prefix, 2).specs(), -1))
@@ -240,10 +241,11 @@ RUN = [document for document in documents() if any(fence.runs for fence in fence
 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("document", RUN, ids=[str(document.relative_to(ROOT)) for document in RUN])
-def test_a_document_can_be_followed(document: Path, session: Callable[[str], Session]) -> None:
-    following = session(document.read_text())
-    for fence in fences(document):
-        following.follow(fence)
+def test_a_document_can_be_followed(document: Path, session: Callable[[Sequence[Fence]], Session]) -> None:
+    steps = fences(document)
+    following = session(steps)
+    for step in steps:
+        following.follow(step)
 
 
 def test_what_may_be_written_into_a_document_is_told_apart(tmp_path: Path) -> None:
@@ -260,8 +262,8 @@ def test_what_may_be_written_into_a_document_is_told_apart(tmp_path: Path) -> No
     ]
 
 
-def test_a_command_that_fails_or_says_something_else_is_noticed(session: Callable[[str], Session]) -> None:
-    following = session("topics apply")
+def test_a_command_that_fails_or_says_something_else_is_noticed(session: Callable[[Sequence[Fence]], Session]) -> None:
+    following = session([])
     following.follow(Fence("sh", "export WORD=kept\nmkdir -p sub && cd sub\n", 1))
     following.follow(Fence("console", '$ echo "$WORD in $(basename "$PWD")"\nkept in sub\n', 1))
     with pytest.raises(AssertionError):
