@@ -96,6 +96,14 @@ class Topics(msgspec.Struct, frozen=True):
         return f"{self.prefix}operations"
 
     @property
+    def api_keys(self) -> str:
+        return f"{self.prefix}api.keys"
+
+    @property
+    def audit(self) -> str:
+        return f"{self.prefix}audit"
+
+    @property
     def tiers(self) -> dict[int, str]:
         """Topic by hold in milliseconds, ascending."""
         return {hold_ms: f"{self.prefix}deliveries.retry.{suffix}" for suffix, hold_ms in HOLDS_MS.items()}
@@ -116,4 +124,7 @@ class Topics(msgspec.Struct, frozen=True):
             TopicSpec(self.attempts, n, "delete", 7 * DAY_MS, MIB),
             TopicSpec(self.operations, 1, "delete", 30 * DAY_MS, MIB),
             TopicSpec(self.endpoints_state, 1, "compact", None, MIB),
+            TopicSpec(self.api_keys, 1, "compact", None, MIB),
+            # One partition: the order in which things were changed. A record holds a thing twice, before and after.
+            TopicSpec(self.audit, 1, "delete", 365 * DAY_MS, 3 * MIB),
         ]

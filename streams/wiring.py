@@ -32,6 +32,8 @@ class OwnSchemas(DeliverySchemas, frozen=True, kw_only=True):
 
     event: int
     subscription: int
+    api_key: int
+    audit_record: int
 
 
 def client_config(settings: Settings) -> dict[str, Any]:
@@ -67,4 +69,6 @@ async def register_own_schemas(registry: Registry, topics: Topics) -> OwnSchemas
         dead_letter=await registry.register(f"{topics.dead}-value", dead_letter_schema()),
         endpoint_state=await registry.register(f"{topics.endpoints_state}-value", own_schema("endpoint_state.v1")),
         operation=await registry.register(f"{topics.operations}-value", own_schema("operation.v1")),
+        api_key=await registry.register(f"{topics.api_keys}-value", own_schema("api_key.v1")),
+        audit_record=await registry.register(f"{topics.audit}-value", own_schema("audit_record.v1")),
     )

@@ -193,6 +193,8 @@ def kind(avro: Any) -> str:
         ("Subscription", "subscription.v3"),
         ("EndpointState", "endpoint_state.v1"),
         ("Operation", "operation.v1"),
+        ("ApiKey", "api_key.v1"),
+        ("AuditRecord", "audit_record.v1"),
     ],
 )
 def test_records(heading: str, schema: str) -> None:
