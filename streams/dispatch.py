@@ -44,6 +44,7 @@ from streams.parking import Parking
 from streams.ports import Clock, EndpointTable, LogReader, Sender, SubscriptionTable
 from streams.quarantine import quarantined
 from streams.records import DeliverySchemas, Records, after
+from streams.requests import Outgoing
 from streams.settle import Settler
 
 logger = logging.getLogger(__name__)
@@ -431,11 +432,11 @@ class Dispatch:
 
     def _new_lane(self, subscription: Subscription) -> Lane:
         """ValueError when the sender refuses the endpoint."""
-        route = self._sender.route(subscription.url, subscription.headers, subscription.timeout_ms / 1000)
+        outgoing = Outgoing(subscription, self._sender)
         if len(self._lanes) >= self._limits.lanes_max:
             for id_ in [id_ for id_, lane in self._lanes.items() if lane.idle]:
                 self._lanes.pop(id_).cancel_timers()
-        lane = Lane(subscription, route, self._health_of(subscription))
+        lane = Lane(subscription, outgoing, self._health_of(subscription))
         self._lanes[subscription.id] = lane
         lane.parked = bool(self._parking.holders(subscription.id))
         self._watch_circuit(lane)
@@ -554,11 +555,8 @@ class Dispatch:
             return True
         body_bytes = self._weigh(lane, body_bytes)
         now_ms = self._clock.now_ms()
-        headers = _headers(lane, delivery.id, delivery, delivery.body, now_ms)
-        if delivery.traceparent is not None:
-            headers.append(("traceparent", delivery.traceparent))
         done = partial(self._posted, lane, (job,), body_bytes, now_ms, late)
-        self._sender.post(lane.route, headers, delivery.body, done)
+        lane.outgoing.post(delivery.id, delivery, delivery.body, now_ms, done)
         return True
 
     def _fits(self, lane: Lane, body_bytes: int) -> bool:
@@ -613,9 +611,8 @@ class Dispatch:
         lane.waiting_since = self._clock.monotonic()
         identifier = batch_id([job.delivery.id for job in jobs])
         body = batch_body(identifier, [job.delivery for job in jobs], lane.subscription.format)
-        headers = _headers(lane, identifier, first.delivery, body, now_ms)
         done = partial(self._posted, lane, tuple(jobs), self._weigh(lane, size), now_ms, late)
-        self._sender.post(lane.route, headers, body, done)
+        lane.outgoing.post(identifier, first.delivery, body, now_ms, done)
 
     def _origin_lets(self, lane: Lane, job: Job, now: float) -> bool:
         """Whether the origin may have one more now. If not, the lane books the origin's next token, and the job goes
@@ -624,7 +621,7 @@ class Dispatch:
             booked_s, lane.booked_s = lane.booked_s, 0.0
             if now - booked_s < BOOKING_S:
                 return True  # or too many could come together, each late
-        origin = lane.route.origin
+        origin = lane.outgoing.origin
         bucket = self._origins.get(origin)
         if bucket is None:
             if len(self._origins) >= self._limits.lanes_max:
@@ -896,7 +893,7 @@ class Dispatch:
     def _change_lane(self, lane: Lane, new: Subscription) -> None:
         old = lane.subscription
         try:
-            route = self._sender.route(new.url, new.headers, new.timeout_ms / 1000)
+            outgoing = Outgoing(new, self._sender)
         except ValueError as error:
             now_ms = self._clock.now_ms()
             del self._lanes[new.id]
@@ -904,7 +901,7 @@ class Dispatch:
                 self._bury(job, now_ms, "invalid_endpoint", str(error))
             self._loosen(new.id)
             return
-        lane.adopt(new, route)
+        lane.adopt(new, outgoing)
         if new.url != old.url:
             lane.health = Health(self._limits.circuit)
         if old.ordered and not new.ordered:
@@ -1363,19 +1360,6 @@ class Dispatch:
     def _not_ready(self, lane: Lane) -> bool:
         lane.ready = False
         return False
-
-
-def _headers(lane: Lane, identifier: str, delivery: Delivery, body: bytes, now_ms: int) -> list[tuple[str, str]]:
-    timestamp_s = now_ms // 1000
-    headers = [
-        ("content-type", delivery.content_type),
-        ("webhook-id", identifier),
-        ("webhook-timestamp", str(timestamp_s)),
-        ("webhook-signature", lane.signer.sign(identifier, timestamp_s, body)),
-    ]
-    if delivery.headers:  # what the subscription sets itself wins
-        headers += [each for each in delivery.headers if each[0] not in lane.header_names]
-    return headers
 
 
 def _why_disabled(health: Health) -> str:

@@ -22,8 +22,7 @@ from schemas.subscription import Subscription
 from streams.core.health import Health
 from streams.core.limits import GradientLimit, SlowStart, TokenBucket
 from streams.core.parked import Order, ParkedLog
-from streams.core.signing import Signer
-from streams.ports import Route
+from streams.requests import Outgoing
 
 #: What a delivery costs in the turn between lanes beside its body: its headers and its record, in bytes.
 JOB_BYTES = 1_024
@@ -133,13 +132,13 @@ class Lane:
 
     __slots__ = (
         "booked_s", "bounded_until", "bucket", "circuit_timer", "closed_until", "deficit", "fresh", "gate_failures",
-        "gradient", "header_names", "health", "home", "in_flight", "keys", "large_bytes", "late", "late_in_flight",
-        "late_max", "late_turn", "later", "limit", "parked", "partition", "probing", "queue_least", "queue_max",
-        "rate_per_s", "ready", "route", "served", "shut", "signer", "slow_start", "subscription", "tenant", "timer",
-        "waiting", "waiting_since",
+        "gradient", "health", "home", "in_flight", "keys", "large_bytes", "late", "late_in_flight", "late_max",
+        "late_turn", "later", "limit", "outgoing", "parked", "partition", "probing", "queue_least", "queue_max",
+        "rate_per_s", "ready", "served", "shut", "slow_start", "subscription", "tenant", "timer", "waiting",
+        "waiting_since",
     )  # fmt: skip
 
-    def __init__(self, subscription: Subscription, route: Route, health: Health) -> None:
+    def __init__(self, subscription: Subscription, outgoing: Outgoing, health: Health) -> None:
         self.fresh: deque[Job] = deque()
         self.late: deque[Job] = deque()
         self.late_turn = False
@@ -167,16 +166,14 @@ class Lane:
         self.queue_max: int | None = None
         self.queue_least = 0
         self.bounded_until = 0.0
-        self.adopt(subscription, route)
+        self.adopt(subscription, outgoing)
 
-    def adopt(self, subscription: Subscription, route: Route) -> None:
+    def adopt(self, subscription: Subscription, outgoing: Outgoing) -> None:
         """Go on with a new version of the subscription."""
         self.subscription = subscription
         self.tenant = subscription.tenant
-        self.route = route
+        self.outgoing = outgoing
         self.booked_s = 0.0  # at what may have been another origin
-        self.signer = Signer(subscription.secrets)
-        self.header_names = frozenset(name.lower() for name in subscription.headers)
         self.bucket: TokenBucket | None = None
         self.rate_per_s = 0.0
         if subscription.rate_limit:

@@ -10,13 +10,14 @@ from streams.core.health import Health
 from streams.core.ledger import Ledger
 from streams.core.parked import Order, ParkedLog
 from streams.lanes import KEY_AHEAD, Intake, Job, Lane
+from streams.requests import Outgoing
 from tests.unit.dispatch_town import FIRST, fresh
 from tests.unit.stages import TOPICS, subscription
 
 
 def made(**fields: Any) -> Lane:
     one = subscription(**fields)
-    return Lane(one, MemorySender(lambda posted: None).route(one.url, {}, 15.0), Health())
+    return Lane(one, Outgoing(one, MemorySender(lambda posted: None)), Health())
 
 
 STREAM = Intake(FIRST, 0, Ledger(0), 0)

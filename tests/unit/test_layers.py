@@ -28,6 +28,7 @@ MODULES = (
     "streams/ports.py",
     "streams/quarantine.py",
     "streams/records.py",
+    "streams/requests.py",
     "streams/settle.py",
     "streams/subscription_check.py",
     "streams/transport.py",

@@ -1,0 +1,42 @@
+"""What a lane sends: the route to its endpoint, its signatures, and the header fields of one POST.
+
+An `Outgoing` is made when a lane adopts a version of its subscription, and holds all that this version fixes, so that a
+POST costs no more than what changes with it. This file does not decide when anything is sent, nor what an answer means.
+"""
+
+from __future__ import annotations
+
+from schemas.delivery import Delivery
+from schemas.post import PostDone
+from schemas.subscription import Subscription
+from streams.core.signing import Signer
+from streams.ports import Sender
+
+
+class Outgoing:
+    """The POSTs of one version of a subscription."""
+
+    __slots__ = ("_header_names", "_post", "_route", "_signer", "origin")
+
+    def __init__(self, subscription: Subscription, sender: Sender) -> None:
+        """ValueError with a sentence when the sender refuses the endpoint."""
+        self._route = sender.route(subscription.url, subscription.headers, subscription.timeout_ms / 1000)
+        self._post = sender.post
+        self._signer = Signer(subscription.secrets)
+        self._header_names = frozenset(name.lower() for name in subscription.headers)
+        self.origin = self._route.origin
+
+    def post(self, identifier: str, delivery: Delivery, body: bytes, now_ms: int, done: PostDone) -> None:
+        """POST a delivery's own body, or that of a batch that it stands for; `done` as in `Sender.post`."""
+        timestamp_s = now_ms // 1000
+        headers = [
+            ("content-type", delivery.content_type),
+            ("webhook-id", identifier),
+            ("webhook-timestamp", str(timestamp_s)),
+            ("webhook-signature", self._signer.sign(identifier, timestamp_s, body)),
+        ]
+        if delivery.headers:  # what the subscription sets itself wins
+            headers += [each for each in delivery.headers if each[0] not in self._header_names]
+        if identifier is delivery.id and delivery.traceparent is not None:
+            headers.append(("traceparent", delivery.traceparent))
+        self._post(self._route, headers, body, done)
