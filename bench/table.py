@@ -70,7 +70,7 @@ async def follow(bootstrap: str, prefix: str, total: int) -> None:
 def fill(bootstrap: str, total: int) -> str:
     """A compacted topic with so many subscriptions, as Avro; the prefix."""
     world = make_world(bootstrap, 1)
-    schema = codec.parse_schema(codec.own_schema("subscription.v3"))
+    schema = codec.parse_schema(codec.own_schema("subscription.v4"))
     producer = harness.filler(bootstrap)
     for number in range(total):
         entry = subscription(number, total)

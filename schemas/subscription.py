@@ -7,10 +7,9 @@ field names. This file does not match (`streams/core/match.py`), does not resolv
 
 from __future__ import annotations
 
-import base64
-import binascii
 import re
 import sys
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any, Literal, NoReturn
 from urllib.parse import urlsplit
@@ -18,6 +17,19 @@ from urllib.parse import urlsplit
 import msgspec
 import orjson
 
+from schemas.credentials import (
+    DEFAULT_SIGNATURES,
+    OAuth2,
+    Signature,
+    Verification,
+    auth_text,
+    check_secrets,
+    check_signatures,
+    parse_auth,
+    parse_tls,
+    tls_text,
+)
+from schemas.endpoint import url_hash
 from schemas.errors import InvalidFilterError, InvalidSubscriptionError, InvalidTransformError
 from schemas.filter_parse import parse_pattern
 from schemas.subjects import LATEST
@@ -55,7 +67,6 @@ RESERVED_HEADERS = frozenset(
 
 EVENT_TYPES_MAX = 100
 HEADERS_MAX = 50
-SECRETS_MAX = 5
 RETRIES_MAX = 50
 RETRY_DELAY_MS_MAX = 7 * 24 * 3600 * 1000  # the retention of a retry tier
 URL_LENGTH_MAX = 2048
@@ -66,6 +77,7 @@ BATCH_MAX = 1_000
 BATCH_WAIT_MS_MAX = 60_000
 DISABLE_AFTER_MS_MAX = 365 * 24 * 3600 * 1000
 SCHEMA_VERSION_MAX = 2**31 - 1
+URL_HASH_PATTERN = re.compile(r"[0-9a-f]{16}")
 CONTENT_TYPE_LENGTH_MAX = 256
 #: RFC 9110, 8.3.1, with `{version}` wherever a token may stand.
 _TOKEN = r"[A-Za-z0-9!#$%&'*+.^_`|~{}-]+"
@@ -85,7 +97,7 @@ OrderingKey = Literal["subject", "type", "endpoint"]
 
 
 class Subscription(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True, gc=False):
-    """One subscription; field for field `schemas/avro/subscription.v3.avsc`.
+    """One subscription; field for field `schemas/avro/subscription.v4.avsc`.
 
     Times are milliseconds since the epoch, 0 when not known. `retry_schedule_ms` holds the delays between
     attempts, so an endpoint gets `len(retry_schedule_ms) + 1` attempts at most. `reject_statuses` lead to no
@@ -97,6 +109,11 @@ class Subscription(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     `filter` is the JSON text of a pattern, `transform` a JMESPath expression, both empty for none. `schema_version` is
     the version of the event's schema that its data is sent in: 0 as written, `LATEST` the newest. `content_type` takes
     the place of the format's. On the JSON form, `filter` is the pattern itself and `schema_version` may be `"latest"`.
+
+    `secrets_expire_ms` belongs to `secrets` by position: no signature is made with one from then on; missing or 0 is
+    never. `auth` and `tls` are JSON text (`schemas/credentials.py`), objects on the JSON form, and what is secret in
+    them, and in `secrets`, may be sealed (`schemas/sealing.py`). `verified_url` is the hash of the URL that was last
+    verified as `verification` asks.
     """
 
     id: str
@@ -125,6 +142,22 @@ class Subscription(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     transform: str = ""
     schema_version: int = 0
     content_type: str = ""
+    secrets_expire_ms: tuple[int, ...] = ()
+    signatures: tuple[Signature, ...] = DEFAULT_SIGNATURES
+    auth: str = ""
+    tls: str = ""
+    verification: Verification = "none"
+    verified_url: str = ""
+
+    @property
+    def never_verified(self) -> bool:
+        """Nothing is made for it, since its owner has never shown that the endpoint is theirs."""
+        return self.verification != "none" and not self.verified_url
+
+    @property
+    def unverified(self) -> bool:
+        """Nothing may be sent to its URL: it is not the one that was verified."""
+        return self.verification != "none" and self.verified_url != url_hash(self.url)
 
     def __repr__(self) -> str:
         """Without the secrets and headers: a repr ends up in logs."""
@@ -135,7 +168,9 @@ _json_decoder = msgspec.json.Decoder(Subscription)
 _any_decoder = msgspec.json.Decoder(dict[str, Any])
 _raw_decoder = msgspec.json.Decoder(dict[str, msgspec.Raw])
 #: The fields whose JSON is not that of their Avro.
-_JSON_FORMS = (b'"filter"', b'"schema_version"')
+_JSON_FORMS = (b'"filter"', b'"schema_version"', b'"auth"', b'"tls"')
+#: Those that are an object in JSON and its text in Avro.
+_OBJECTS = ("filter", "auth", "tls")
 
 
 def subscription_from_json(value: bytes | str) -> Subscription:
@@ -156,8 +191,10 @@ def _plain(value: bytes) -> dict[str, Any]:
     fields = _any_decoder.decode(value)
     if fields.get("schema_version") == "latest":
         fields["schema_version"] = LATEST
-    if isinstance(fields.get("filter"), dict):  # as it is written: a pattern's numbers keep every digit
-        fields["filter"] = bytes(_raw_decoder.decode(value)["filter"]).decode()
+    if objects := [name for name in _OBJECTS if isinstance(fields.get(name), dict)]:
+        raw = _raw_decoder.decode(value)  # as it is written: a pattern's numbers keep every digit
+        for name in objects:
+            fields[name] = bytes(raw[name]).decode()
     return fields
 
 
@@ -171,16 +208,18 @@ def subscription_from_fields(fields: dict[str, object]) -> Subscription:
 
 def subscription_to_json(subscription: Subscription) -> bytes:
     """One compact JSON object; fields at their default are left out."""
-    if not (subscription.filter or subscription.schema_version == LATEST):
+    s = subscription
+    if not (s.filter or s.schema_version == LATEST or s.auth or s.tls):
         return msgspec.json.encode(subscription)
     return orjson.dumps(json_form(msgspec.to_builtins(subscription)))
 
 
 def json_form(fields: dict[str, Any]) -> dict[str, Any]:
-    """The record's fields for orjson to write, with the pattern as an object and `"latest"` in words."""
+    """The record's fields for orjson to write, with objects in place of their texts and `"latest"` in words."""
     fields = dict(fields)
-    if fields.get("filter"):
-        fields["filter"] = orjson.Fragment(fields["filter"])
+    for name in _OBJECTS:
+        if fields.get(name) and isinstance(fields[name], str):
+            fields[name] = orjson.Fragment(fields[name])
     if fields.get("schema_version") == LATEST:
         fields["schema_version"] = "latest"
     return fields
@@ -215,6 +254,12 @@ def _sharing(subscription: Subscription) -> Subscription:
         share(s, "filter", canonical_filter(s.filter))
     if s.transform:
         share(s, "transform", sys.intern(s.transform))
+    if s.signatures == DEFAULT_SIGNATURES:
+        share(s, "signatures", DEFAULT_SIGNATURES)
+    if s.auth:
+        share(s, "auth", auth_text(parse_auth(s.auth)))
+    if s.tls:
+        share(s, "tls", tls_text(parse_tls(s.tls)))
     return s
 
 
@@ -230,10 +275,7 @@ def checked(subscription: Subscription) -> Subscription:
         _refuse(f"event_types: between 1 and {EVENT_TYPES_MAX} are needed")
     for pattern in s.event_types:
         check_event_type_pattern(pattern)
-    if not 0 < len(s.secrets) <= SECRETS_MAX:
-        _refuse(f"secrets: between 1 and {SECRETS_MAX} are needed (whsec_...)")
-    for secret in s.secrets:
-        secret_key(secret)
+    check_secrets(s.secrets, s.secrets_expire_ms)
     if len(s.headers) > HEADERS_MAX:
         _refuse(f"headers: more than {HEADERS_MAX}")
     for name, text in s.headers.items():
@@ -269,6 +311,16 @@ def checked(subscription: Subscription) -> Subscription:
         _refuse('schema_version: neither 0 (as written), nor "latest", nor the number of a version')
     if s.content_type:
         check_content_type(s.content_type, s.format)
+    if s.signatures is not DEFAULT_SIGNATURES:
+        check_signatures(s.signatures)
+    if s.auth:
+        check_auth(s.auth, s.headers)
+    if s.tls:
+        parse_tls(s.tls)
+        if s.url[:6].lower() != "https:":
+            _refuse("tls: the url does not start with https://")
+    if s.verified_url and not URL_HASH_PATTERN.fullmatch(s.verified_url):
+        _refuse("verified_url: not the 16 hexadecimal digits of a URL's hash; leave it out")
     return subscription
 
 
@@ -279,6 +331,18 @@ def canonical_filter(text: str) -> str:
         return parse_pattern(text).text
     except InvalidFilterError as error:
         _refuse(f"filter: {error}")
+
+
+def check_auth(text: str, headers: Mapping[str, str]) -> None:
+    """InvalidSubscriptionError when `auth` breaks a rule, or the headers say who is asking as well."""
+    auth = parse_auth(text)
+    if any(name.lower() == "authorization" for name in headers):
+        _refuse("auth: headers hold an Authorization too; keep one of them")
+    if isinstance(auth, OAuth2):
+        try:
+            check_url(auth.token_url)
+        except InvalidSubscriptionError as error:
+            _refuse(f"auth.token_{error}")
 
 
 def check_transform(text: str, payload_format: PayloadFormat) -> None:
@@ -362,17 +426,6 @@ def check_header(name: str, text: str) -> None:
         _refuse(f"headers: {name!r} is written by the engine")
     if not HEADER_VALUE_PATTERN.fullmatch(text):
         _refuse(f"headers: the value of {name!r} holds a control character or is too long")
-
-
-def secret_key(secret: str) -> bytes:
-    """The key of a `whsec_` secret (Standard Webhooks 1.0: base64 of 24 to 64 bytes); no error quotes it."""
-    try:
-        key = base64.b64decode(secret.removeprefix("whsec_"), validate=True)
-    except (binascii.Error, ValueError):
-        key = b""
-    if not (secret.startswith("whsec_") and 24 <= len(key) <= 64):
-        _refuse("secrets: not whsec_ followed by base64 of 24 to 64 bytes")
-    return key
 
 
 def _refuse(sentence: str) -> NoReturn:

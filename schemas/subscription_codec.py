@@ -32,7 +32,7 @@ class SubscriptionDecoder:
     """Records to subscriptions, with the writers' schemas that it was taught."""
 
     def __init__(self) -> None:
-        own = [codec.own_schema(name) for name in ("subscription.v1", "subscription.v2", "subscription.v3")]
+        own = [codec.own_schema(f"subscription.v{version}") for version in (1, 2, 3, 4)]
         self._own = {codec.canonical(text) for text in own}
         self._reader = codec.parse_schema(own[-1], logical_types=False)
         self._writers: dict[int, tuple[codec.Schema, codec.Schema | None]] = {}

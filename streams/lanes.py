@@ -131,11 +131,11 @@ class Lane:
     """One endpoint's queues, places and limits. Its `tenant`, `deficit` and `head_cost` serve the fair queue."""
 
     __slots__ = (
-        "booked_s", "bounded_until", "bucket", "circuit_timer", "closed_until", "deficit", "fresh", "gate_failures",
-        "gradient", "health", "home", "in_flight", "keys", "large_bytes", "late", "late_in_flight", "late_max",
-        "late_turn", "later", "limit", "outgoing", "parked", "partition", "probing", "queue_least", "queue_max",
-        "rate_per_s", "ready", "served", "shut", "slow_start", "subscription", "tenant", "timer", "waiting",
-        "waiting_since",
+        "barred", "booked_s", "bounded_until", "bucket", "circuit_timer", "closed_until", "deficit", "fresh",
+        "gate_failures", "gradient", "health", "home", "in_flight", "keys", "large_bytes", "late", "late_in_flight",
+        "late_max", "late_turn", "later", "limit", "outgoing", "parked", "partition", "probing", "queue_least",
+        "queue_max", "rate_per_s", "ready", "served", "shut", "slow_start", "subscription", "tenant", "timer",
+        "waiting", "waiting_since",
     )  # fmt: skip
 
     def __init__(self, subscription: Subscription, outgoing: Outgoing, health: Health) -> None:
@@ -174,6 +174,8 @@ class Lane:
         self.tenant = subscription.tenant
         self.outgoing = outgoing
         self.booked_s = 0.0  # at what may have been another origin
+        #: Nothing may be sent to it, whatever its health: its URL is not verified, or its secrets are no use.
+        self.barred = subscription.unverified or not outgoing.usable
         self.bucket: TokenBucket | None = None
         self.rate_per_s = 0.0
         if subscription.rate_limit:
@@ -202,7 +204,8 @@ class Lane:
         self.probing = circuit == "half_open"
         self.limit = 1 if self.probing else max(limit, 1)
         self.late_max = self.limit if self.limit < 2 else self.limit - max(1, self.limit // FRESH_SHARE)
-        self.shut = circuit == "open" or self.health.disabled_ms > 0 or self.subscription.state != "active"
+        inactive = self.subscription.state != "active" or self.barred
+        self.shut = circuit == "open" or self.health.disabled_ms > 0 or inactive
 
     @property
     def held(self) -> int:

@@ -7,6 +7,7 @@ POST costs no more than what changes with it. This file does not decide when any
 from __future__ import annotations
 
 from schemas.delivery import Delivery
+from schemas.errors import InvalidSubscriptionError
 from schemas.post import PostDone
 from schemas.subscription import Subscription
 from streams.core.signing import Signer
@@ -16,13 +17,18 @@ from streams.ports import Sender
 class Outgoing:
     """The POSTs of one version of a subscription."""
 
-    __slots__ = ("_header_names", "_post", "_route", "_signer", "origin")
+    __slots__ = ("_header_names", "_post", "_route", "_signer", "origin", "usable")
 
     def __init__(self, subscription: Subscription, sender: Sender) -> None:
         """ValueError with a sentence when the sender refuses the endpoint."""
         self._route = sender.route(subscription.url, subscription.headers, subscription.timeout_ms / 1000)
         self._post = sender.post
-        self._signer = Signer(subscription.secrets)
+        #: Whether anything may be posted: not with secrets that are sealed, or of a kind that is not known here.
+        self.usable = True
+        try:
+            self._signer = Signer(subscription.secrets)
+        except InvalidSubscriptionError:
+            self.usable = False
         self._header_names = frozenset(name.lower() for name in subscription.headers)
         self.origin = self._route.origin
 

@@ -61,7 +61,7 @@ async def register_own_schemas(registry: Registry, topics: Topics) -> OwnSchemas
     """Register what we write under the topics' subjects (TopicNameStrategy). Idempotent."""
     return OwnSchemas(
         event=await registry.register(f"{topics.events}-value", own_schema("event.v3")),
-        subscription=await registry.register(f"{topics.subscriptions}-value", own_schema("subscription.v3")),
+        subscription=await registry.register(f"{topics.subscriptions}-value", own_schema("subscription.v4")),
         # In their order: a registry checks each version against those before it.
         delivery_v1=await registry.register(f"{topics.deliveries}-value", own_schema("delivery.v1")),
         delivery=await registry.register(f"{topics.deliveries}-value", own_schema("delivery.v2")),

@@ -71,7 +71,7 @@ class SubscriptionsTopic(CompactedTopic):
 
     async def put_avro(self, subscription: Subscription) -> None:
         """One subscription in our own schema."""
-        text = codec.own_schema("subscription.v3")
+        text = codec.own_schema("subscription.v4")
         schema_id = await self.registry.register("subscriptions-value", text)
         self.write(subscription.id, codec.encode(schema_id, codec.parse_schema(text), fields_of(subscription)))
 

@@ -23,6 +23,7 @@ from connectors.clock import SystemClock
 from connectors.feed import Writer
 from connectors.subscriptions import SubscriptionsTable
 from schemas.errors import InvalidSubscriptionError
+from schemas.redaction import redacted
 from schemas.subscription import Subscription, json_form, subscription_from_json, subscription_to_json
 from streams.cli.options import AsJson, Bootstrap, Prefix, RegistryUrl, load_settings, open_registry
 from streams.cli.output import emit, note, say, steps
@@ -35,7 +36,6 @@ app = typer.Typer(help="Manage subscriptions: who wants which events, and where 
 
 INPUT_BYTES_MAX = 256 << 20
 SECRET_BYTES = 32
-HIDDEN = "whsec_…"
 
 Id = Annotated[str, typer.Argument(help="The subscription's id", metavar="ID")]
 Reveal = Annotated[bool, typer.Option("--reveal", help="Print the secrets too")]
@@ -207,11 +207,9 @@ def delete(
 
 def shown(subscription: Subscription, *, reveal: bool) -> dict[str, Any]:
     """All fields, as JSON; secrets hidden unless revealed, and so are headers, which may carry credentials."""
-    fields: dict[str, Any] = {name: getattr(subscription, name) for name in subscription.__struct_fields__}
     if not reveal:
-        fields["secrets"] = [HIDDEN] * len(subscription.secrets)
-        fields["headers"] = dict.fromkeys(subscription.headers, "…")
-    return json_form(fields)
+        return json_form(redacted(subscription))
+    return json_form({name: getattr(subscription, name) for name in subscription.__struct_fields__})
 
 
 def parse_objects(text: bytes) -> list[tuple[str, dict[str, Any]]]:

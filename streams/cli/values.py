@@ -74,10 +74,10 @@ def iso(ms: int) -> str:
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-_SUBSCRIPTION = codec.parse_schema(codec.own_schema("subscription.v3"))
+_SUBSCRIPTION = codec.parse_schema(codec.own_schema("subscription.v4"))
 
 
 def subscription_value(schema_id: int, subscription: Subscription) -> bytes:
-    """The framed value of subscription.v3."""
+    """The framed value of subscription.v4."""
     fields = {name: getattr(subscription, name) for name in subscription.__struct_fields__}
     return codec.encode(schema_id, _SUBSCRIPTION, fields)

@@ -82,11 +82,12 @@ class Targets:
 
     def __init__(self, subscriptions: Sequence[Subscription], before: Targets | None = None) -> None:
         """`before` are those of the same tenant and event type before the change: not to be used any more."""
-        self.subscriptions = subscriptions
-        self.count = len(subscriptions)
+        self.subscriptions = subscriptions  # as the table has them; its identity says whether it changed
+        entitled = [each for each in subscriptions if not each.never_verified]
+        self.count = len(entitled)
         self.by_format: dict[PayloadFormat, list[Entry]] = {}
         special: dict[int, list[Subscription]] = {}
-        for each in subscriptions:
+        for each in entitled:
             if each.filter or each.transform or each.schema_version or each.content_type:
                 special.setdefault(each.schema_version, []).append(each)
             else:

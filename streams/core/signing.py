@@ -11,7 +11,7 @@ from binascii import b2a_base64
 from collections.abc import Sequence
 from hashlib import sha256
 
-from schemas.subscription import secret_key
+from schemas.credentials import secret_key
 
 _BLOCK_BYTES = 64  # SHA-256's
 

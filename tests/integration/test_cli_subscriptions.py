@@ -11,7 +11,7 @@ from confluent_kafka import Producer
 
 from connectors.admin import apply_topics
 from connectors.local_kafka import Cluster
-from schemas.subscription import secret_key
+from schemas.credentials import secret_key
 from schemas.topics import Topics
 from tests.cli import Cli
 

@@ -21,7 +21,7 @@ from streams.core.match import MatchIndex
 from tests.helpers import eventually, eventually_async
 from tests.subscriptions_topic import SECRET, SubscriptionsTopic, fields_of, sub
 
-OWN = codec.own_schema("subscription.v3")
+OWN = codec.own_schema("subscription.v4")
 
 
 @pytest.fixture

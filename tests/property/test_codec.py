@@ -30,6 +30,7 @@ OWN = {
         "subscription.v1",
         "subscription.v2",
         "subscription.v3",
+        "subscription.v4",
     )
 } | {"dead_letter.v1": dead_letter_schema()}
 PARSED = {name: codec.parse_schema(text) for name, text in OWN.items()}

@@ -58,7 +58,7 @@ def test_a_subscription_survives_its_avro() -> None:
         secrets=("whsec_" + "A" * 32,),
         headers={"x": "y"},
     )
-    schema = parse_schema(own_schema("subscription.v3"), logical_types=False)
+    schema = parse_schema(own_schema("subscription.v4"), logical_types=False)
     assert subscription_from_fields(decode(subscription_value(7, subscription), schema)) == subscription
 
 

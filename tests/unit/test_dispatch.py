@@ -27,6 +27,7 @@ from schemas.delivery import (
     encode_fresh,
     encode_tail,
 )
+from schemas.endpoint import url_hash
 from schemas.event import Event
 from schemas.frame import Frame, OffsetLedger
 from schemas.ids import delivery_id
@@ -421,6 +422,22 @@ async def test_a_paused_subscription_s_deliveries_wait_in_the_log_without_spendi
     assert world.position(FIRST, 1) == 1
 
 
+@pytest.mark.parametrize("verified_url", ["", url_hash("https://old.example/hook")])
+async def test_nothing_is_sent_to_a_url_that_is_not_verified_until_it_is(verified_url: str) -> None:
+    world = Stage()
+    unverified = subscription(verification="challenge", verified_url=verified_url)
+    world.table.put(unverified)
+    async with world.running():
+        await world.admit(fresh())
+        await world.settled()
+        assert world.counters == {"parked": 1}
+        assert world.sender.posted == []
+        world.table.put(msgspec.structs.replace(unverified, verified_url=url_hash(unverified.url)))
+        await world.settled()
+    assert [post.url for post in world.sender.posted] == [unverified.url]
+    assert world.parked() == []
+
+
 async def test_a_disabled_subscription_s_deliveries_are_dead_letters() -> None:
     world = Stage()
     world.table.put(subscription(state="disabled"))
@@ -728,6 +745,7 @@ async def test_a_queued_delivery_uses_the_url_and_secret_of_its_start() -> None:
     ("change", "counter"),
     [
         ({"state": "paused"}, "parked"),
+        ({"verification": "ping", "verified_url": url_hash("https://another.example/")}, "parked"),
         ({"state": "disabled"}, "dead:disabled"),
         ({"url": "http://1.2.3/"}, "dead:invalid_endpoint"),
         (None, "cancelled"),

@@ -190,7 +190,7 @@ def kind(avro: Any) -> str:
         ("Delivery", "delivery.v2"),
         ("Attempt", "attempt.v1"),
         ("DeadLetter", "dead_letter.v2"),
-        ("Subscription", "subscription.v3"),
+        ("Subscription", "subscription.v4"),
         ("EndpointState", "endpoint_state.v1"),
         ("Operation", "operation.v1"),
         ("ApiKey", "api_key.v1"),

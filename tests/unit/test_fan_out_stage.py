@@ -138,6 +138,18 @@ async def test_an_event_that_nobody_wants_is_finished() -> None:
     assert world.counters["unmatched"] == 1
 
 
+async def test_who_was_never_verified_gets_nothing_and_who_moved_gets_it_parked_later() -> None:
+    world = Stage()
+    world.table.put(subscription("never", verification="ping"))
+    world.table.put(subscription("never_filtered", verification="ping", filter='{"type":["order.created"]}'))
+    async with world.running():
+        await world.process(encode_event(await world.envelope(), event(1)))
+        assert world.counters["unmatched"] == 1
+        world.table.put(subscription("moved", verification="ping", verified_url="0" * 16))
+        await world.process(encode_event(await world.envelope(), event(2)))
+    assert [one.key for one in world.written(TOPICS.deliveries)] == [b"moved"]
+
+
 async def test_a_change_of_the_table_shows_in_the_next_event() -> None:
     world = Stage()
     schema_id = await world.envelope()
