@@ -436,7 +436,7 @@ class Dispatch:
         if len(self._lanes) >= self._limits.lanes_max:
             for id_ in [id_ for id_, lane in self._lanes.items() if lane.idle]:
                 self._lanes.pop(id_).cancel_timers()
-        lane = Lane(subscription, outgoing, self._health_of(subscription))
+        lane = Lane(subscription, outgoing, self._health_of(subscription), self._clock.now_ms())
         self._lanes[subscription.id] = lane
         lane.parked = bool(self._parking.holders(subscription.id))
         self._watch_circuit(lane)
@@ -856,16 +856,20 @@ class Dispatch:
 
     def _on_endpoint(self, old: EndpointState | None, new: EndpointState | None) -> None:
         """The health table changed. What this worker wrote is no news; what the owner did, or a worker that had the
-        partition meanwhile, counts."""
+        partition meanwhile, counts. So does what this worker had decided before it heard of that, and wrote after it:
+        the last record is what the next worker will believe."""
         state = new or old
         assert state is not None
-        if new is not None and new.writer == self._worker:
-            return
         lane = self._lanes.get(state.subscription_id)
+        own = new is not None and new.writer == self._worker
+        if own and (lane is None or state.changed_ms >= lane.told_ms):
+            return
         if lane is None:
             for intake in self._parking.holders(state.subscription_id):
                 self._parking.wake(intake)
             return
+        if not own:
+            lane.told_ms = self._clock.now_ms()
         lane.health = self._health_of(lane.subscription)
         self._reopen(lane)
 

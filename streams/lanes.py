@@ -76,20 +76,26 @@ class KeyQueue:
     """What is known to be outstanding for one ordering key of one endpoint, each delivery in exactly one of four
     places. Only the one with the smallest number may be sent."""
 
-    __slots__ = ("alarm_ms", "due_ms", "jobs", "pipe", "reading", "refs", "running")
+    __slots__ = ("alarm_ms", "due_ms", "ending", "jobs", "pipe", "reading", "refs", "running")
 
     def __init__(self) -> None:
         self.jobs: list[Job] = []  # in memory, by number
         self.refs: list[int] = []  # in the log: number and offset in one integer, ascending
         self.pipe: set[int] = set()  # written to the log, or about to be, and not seen there yet
         self.running = -1  # the number of the one that is on its way to the endpoint, or next to go
+        self.ending: set[int] = set()  # numbers of those that were given up, until that is durable
         self.reading: set[int] = set()  # offsets asked for
         self.due_ms: dict[int, int] = {}  # by number, of those in the log that were attempted
         self.alarm_ms = 0  # when somebody will look again
 
     @property
     def empty(self) -> bool:
-        return self.running < 0 and not (self.jobs or self.refs or self.pipe)
+        return not (self.busy or self.jobs or self.refs or self.pipe)
+
+    @property
+    def busy(self) -> bool:
+        """Whether the next one has to wait for the end of others."""
+        return self.running >= 0 or bool(self.ending)
 
     def add_job(self, job: Job) -> None:
         insort(self.jobs, job, key=_number_of)
@@ -135,10 +141,10 @@ class Lane:
         "gate_failures", "gradient", "health", "home", "in_flight", "keys", "large_bytes", "late", "late_in_flight",
         "late_max", "late_turn", "later", "limit", "outgoing", "parked", "partition", "probing", "queue_least",
         "queue_max", "rate_per_s", "ready", "served", "shut", "slow_start", "subscription", "tenant", "timer",
-        "waiting", "waiting_since",
+        "told_ms", "waiting", "waiting_since",
     )  # fmt: skip
 
-    def __init__(self, subscription: Subscription, outgoing: Outgoing, health: Health) -> None:
+    def __init__(self, subscription: Subscription, outgoing: Outgoing, health: Health, now_ms: int) -> None:
         self.fresh: deque[Job] = deque()
         self.late: deque[Job] = deque()
         self.late_turn = False
@@ -155,6 +161,7 @@ class Lane:
         self.ready = False  # it stands in the fair queue
         self.deficit = 0
         self.health = health
+        self.told_ms = now_ms  # when its health was last read from the table, because others had written it
         self.closed_until = 0.0  # nothing is sent before (monotonic seconds): gate and rate
         self.gate_failures = 0  # answers that asked for patience, without one that did not
         self.timer: asyncio.TimerHandle | None = None
@@ -305,8 +312,7 @@ class Lane:
 
     def hold_key(self, order: Order) -> None:
         """Nothing of the key is sent until `ended` is told of this delivery."""
-        if (queue := self.keys.get(order.key)) is not None and queue.running < 0:
-            queue.running = order.number
+        self.key_queue(order.key).ending.add(order.number)
 
     def add_ref(self, order: Order, offset: int) -> None:
         """It was seen in the log, or put back there."""
@@ -334,7 +340,7 @@ class Lane:
     def advance(self, key: str, now_ms: int) -> Step:
         """Bring the first delivery of the key on its way, if it is known which it is and it is due."""
         queue = self.keys.get(key)
-        if queue is None or queue.running >= 0:
+        if queue is None or queue.busy:
             return _NO_STEP
         if queue.empty:
             del self.keys[key]
@@ -374,6 +380,7 @@ class Lane:
             return
         if queue.running == order.number:
             queue.running = -1
+        queue.ending.discard(order.number)
         queue.due_ms.pop(order.number, None)
         if again:
             queue.pipe.add(order.number)

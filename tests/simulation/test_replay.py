@@ -13,7 +13,7 @@ from tests.simulation.checkers.base import ViolationError
 from tests.simulation.checkers.budget import Budget
 from tests.simulation.mutants import ResettingSettler
 from tests.simulation.plan import PROFILES, draw
-from tests.simulation.seeds import PARTS, parts
+from tests.simulation.seeds import FOUND, PARTS, parts
 from tests.simulation.world import World, run_seed
 
 ROOT = Path(__file__).parents[2]
@@ -73,11 +73,13 @@ def test_a_failure_tells_its_story_and_how_to_play_it_again() -> None:
 
 def test_the_environment_says_which_seeds_are_played() -> None:
     assert parts({"SIMULATION_SEED": "17", "SIMULATION_SEEDS": "9"}) == [range(17, 18)]
-    assert parts({"SIMULATION_SEEDS": "3"}) == [range(1), range(1, 2), range(2, 3)]
+    found = [range(seed, seed + 1) for seed in FOUND]
+    assert parts({"SIMULATION_SEEDS": "3"}) == [range(1), range(1, 2), range(2, 3), *found]
+    assert len(parts({"SIMULATION_SEEDS": "50000"})) == PARTS
     for total in ({}, {"SIMULATION_SEEDS": "1000"}):
         shared = parts(total)
-        assert len(shared) == PARTS
-        assert [seed for part in shared for seed in part] == list(range(shared[-1].stop))
+        assert shared[PARTS:] == found
+        assert [seed for part in shared[:PARTS] for seed in part] == list(range(shared[PARTS - 1].stop))
 
 
 def test_worlds_are_rich() -> None:

@@ -214,6 +214,35 @@ async def test_disabled_by_another_worker_counts_here_too() -> None:
 
 
 @virtual
+async def test_what_it_wrote_itself_counts_when_it_was_decided_before_it_heard_of_another() -> None:
+    """The log's last record is what every other worker believes: this one must not go on with the one before it."""
+    town = Town()
+    town.table.put(subscription())
+    worker = await town.worker([0])
+    town.send(fresh(1))
+    await until(town.delivered)
+    decided_ms = town.clock.now_ms()
+    await passing(1)
+    others = EndpointState(
+        subscription_id="sub_1", disabled_ms=1, disabled_reason="gone", url_hash=URL_HASH, writer="w9"
+    )
+    town.endpoints.put(others)
+    own = EndpointState(subscription_id="sub_1", url_hash=URL_HASH, changed_ms=decided_ms, writer=worker.name)
+    town.endpoints.put(own)
+    town.send(fresh(2))
+    await until(lambda: len(town.posts) == 2)
+    town.endpoints.put(others)
+    await passing(1)
+    later = EndpointState(
+        subscription_id="sub_1", url_hash=URL_HASH, changed_ms=town.clock.now_ms(), writer=worker.name
+    )
+    town.endpoints.put(later)  # decided after it had heard: it knows better than its record by now
+    town.send(fresh(3))
+    await town.done(10)
+    assert [letter["reason"] for letter in town.dead()] == ["disabled"]
+
+
+@virtual
 async def test_a_probe_that_asks_for_patience_leaves_nothing_behind() -> None:
     """It closes the circuit and the gate in one: what is parked must still be looked at again."""
     town = Town()

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from schemas.endpoint import EndpointState
 from schemas.post import PostResult
 from schemas.subscription import Subscription
 from streams.core.parked import Order
@@ -268,6 +269,38 @@ async def test_what_another_worker_has_parked_goes_first() -> None:
     town.send(fresh(3, subject="a"))
     await town.done(100)
     assert taken(town) == [1, 2, 3]
+
+
+@virtual
+async def test_nothing_is_sent_while_any_of_those_given_up_before_it_could_come_back() -> None:
+    """Two are given up in two transactions: the first one's being durable does not let the third one go."""
+    town = Town()
+    town.table.put(ordered())
+    await town.worker([0])
+    town.send(fresh(0, subject="a"))
+    await until(lambda: taken(town) == [0])
+    await passing(1)
+    town.endpoints.put(EndpointState(subscription_id="sub_1", disabled_ms=1, disabled_reason="gone", writer="w9"))
+    town.kafka.answers.clear()
+    town.send(fresh(1, subject="a"))
+    await passing(0.1)
+    town.send(fresh(2, subject="a"))
+    await passing(0.1)
+    town.endpoints.put(EndpointState(subscription_id="sub_1", writer=""))
+    town.send(fresh(3, subject="a"))
+    dead_by_then: list[int] = []
+
+    def endpoint(post: Post) -> tuple[float, PostResult]:
+        dead_by_then.append(len(town.dead()))
+        return ok(post)
+
+    town.endpoint = endpoint
+    await passing(0.1)
+    assert not dead_by_then
+    town.kafka.answers.set()
+    await town.done(10)
+    assert taken(town) == [0, 3]
+    assert dead_by_then == [2]
 
 
 # --- what is not in the log as it should be ---------------------------------------------------------------------------
