@@ -225,7 +225,7 @@ def _wrong_settings(spec: TopicSpec, actual: Mapping[str, str]) -> dict[str, str
     """
     wrong: dict[str, str] = {}
     policies = {policy.strip() for policy in actual.get("cleanup.policy", "").split(",")}
-    if policies != {spec.cleanup}:
+    if policies != set(spec.cleanup.split(",")):
         wrong["cleanup.policy"] = f"which must be {spec.cleanup}"
     if _number(actual, "max.message.bytes") < spec.message_bytes_max:
         wrong["max.message.bytes"] = f"which must be at least {spec.message_bytes_max}"

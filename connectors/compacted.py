@@ -112,6 +112,7 @@ class Follower(Generic[V]):
     `apply(change)` runs on the event loop: it takes one of both in, and returns the value that it replaced or removed.
 
     Every start reads the topic from its start, so it meets the same bad records again as long as they stand there.
+    `first(low, high)` names another offset to start from, for topics of which the end is enough.
     """
 
     def __init__(
@@ -123,6 +124,7 @@ class Follower(Generic[V]):
         decode: Callable[[bytes | None, bytes | None], V | str],
         apply: Callable[[V | str], V | None],
         on_progress: OnProgress | None = None,
+        first: Callable[[int, int], int] | None = None,
     ) -> None:
         #: How many records were bad, by reason.
         self.bad: Counter[str] = Counter()
@@ -134,6 +136,7 @@ class Follower(Generic[V]):
         self._decode = decode
         self._apply = apply
         self._on_progress = on_progress
+        self._first = first
         self._callbacks: list[Callable[[V | None, V | None], None]] = []
         self._thread = threading.Thread(target=self._run, name=f"table {topic}", daemon=True)
         self._stopping = threading.Event()
@@ -256,7 +259,7 @@ class Follower(Generic[V]):
             positions = {partition: low for partition, (low, _) in ends.items()}
             behind = {partition: high for partition, (low, high) in ends.items() if high > low}
             total = sum(self._lags.values())
-            consumer.assign([TopicPartition(self._topic, p, OFFSET_BEGINNING) for p in ends])
+            consumer.assign([TopicPartition(self._topic, p, self._beginning(*ends[p])) for p in ends])
             if not behind:
                 self._hand_over([], (0, 0), caught_up=True)
             while True:
@@ -278,6 +281,9 @@ class Follower(Generic[V]):
                     self._hand_over(changes, progress, caught_up=was_behind and not behind)
         finally:
             consumer.close()
+
+    def _beginning(self, low: int, high: int) -> int:
+        return OFFSET_BEGINNING if self._first is None else self._first(low, high)
 
     def _consumer(self, errors: list[KafkaError]) -> Consumer:
         try:

@@ -37,7 +37,7 @@ class TopicSpec(msgspec.Struct, frozen=True):
 
     name: str
     partitions: int
-    cleanup: Literal["delete", "compact"]
+    cleanup: Literal["delete", "compact", "compact,delete"]
     retention_ms: int | None
     message_bytes_max: int
 
@@ -104,6 +104,14 @@ class Topics(msgspec.Struct, frozen=True):
         return f"{self.prefix}audit"
 
     @property
+    def seen(self) -> str:
+        return f"{self.prefix}ingest.seen"
+
+    @property
+    def event_types(self) -> str:
+        return f"{self.prefix}event.types"
+
+    @property
     def tiers(self) -> dict[int, str]:
         """Topic by hold in milliseconds, ascending."""
         return {hold_ms: f"{self.prefix}deliveries.retry.{suffix}" for suffix, hold_ms in HOLDS_MS.items()}
@@ -127,4 +135,7 @@ class Topics(msgspec.Struct, frozen=True):
             TopicSpec(self.api_keys, 1, "compact", None, MIB),
             # One partition: the order in which things were changed. A record holds a thing twice, before and after.
             TopicSpec(self.audit, 1, "delete", 365 * DAY_MS, 3 * MIB),
+            # Longer than what was seen is remembered by default.
+            TopicSpec(self.seen, 1, "compact,delete", 2 * DAY_MS, MIB),
+            TopicSpec(self.event_types, 1, "compact", None, MIB),
         ]

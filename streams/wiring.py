@@ -34,6 +34,8 @@ class OwnSchemas(DeliverySchemas, frozen=True, kw_only=True):
     subscription: int
     api_key: int
     audit_record: int
+    seen: int
+    event_type: int
 
 
 def client_config(settings: Settings) -> dict[str, Any]:
@@ -71,4 +73,6 @@ async def register_own_schemas(registry: Registry, topics: Topics) -> OwnSchemas
         operation=await registry.register(f"{topics.operations}-value", own_schema("operation.v1")),
         api_key=await registry.register(f"{topics.api_keys}-value", own_schema("api_key.v1")),
         audit_record=await registry.register(f"{topics.audit}-value", own_schema("audit_record.v1")),
+        seen=await registry.register(f"{topics.seen}-value", own_schema("seen.v1")),
+        event_type=await registry.register(f"{topics.event_types}-value", own_schema("event_type.v1")),
     )

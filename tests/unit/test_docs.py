@@ -195,6 +195,8 @@ def kind(avro: Any) -> str:
         ("Operation", "operation.v1"),
         ("ApiKey", "api_key.v1"),
         ("AuditRecord", "audit_record.v1"),
+        ("Seen", "seen.v1"),
+        ("EventType", "event_type.v1"),
     ],
 )
 def test_records(heading: str, schema: str) -> None:

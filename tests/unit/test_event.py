@@ -8,6 +8,8 @@ from typing import Any
 import msgspec
 import orjson
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from schemas import codec
 from schemas.errors import UndecodableError
@@ -39,6 +41,21 @@ def test_an_envelope_comes_back_as_it_was_written() -> None:
     assert event_decoder(V3).decode(encode_event(9, GOOD), None, 0) == GOOD
     bare = Event("e", "a", "default", 0, b"1")
     assert event_decoder(V3).decode(encode_event(9, bare), None, 0) == bare
+
+
+@given(
+    st.text(max_size=80),
+    st.integers(0, 2**45),
+    st.binary(max_size=80),
+    st.tuples(*[st.none() | st.text(max_size=20)] * 3),
+)
+def test_an_envelope_is_what_fastavro_writes(
+    text: str, time_ms: int, data: bytes, more: tuple[str | None, ...]
+) -> None:
+    written = encode_event(7, Event(text, text, text, time_ms, data, *more))
+    fields = {"id": text, "type": text, "tenant": text, "time": time_ms, "data": data}
+    optional = dict(zip(("subject", "traceparent", "source"), more, strict=True))
+    assert written == codec.encode(7, codec.parse_schema(V3, logical_types=False), fields | optional)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,353 @@
+"""Publishing events for others: acknowledged by Kafka, grouped into transactions, each event once.
+
+Whoever receives events over HTTP hands them in here and answers when `publish` returns: then Kafka has them. An event
+and the record that it was seen (`ingest.seen`) are one transaction; all entries of one call are in the same one, so a
+call is written whole or not at all. While a transaction is committed the next group gathers, so a lone event waits for
+nobody and a busy process writes thousands at once.
+
+A repetition is told by its key: what this process has published or is about to, and what others have as far as the
+topic is followed. Two processes that are asked to publish one key within the milliseconds that following takes both
+do. This file reads no HTTP, validates no event and knows no tenant.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import msgspec
+
+from connectors.paired_publisher import PairedPublisher
+from connectors.seen import Known, SeenTable, SeenWindow, mark_of
+from schemas import codec
+from schemas.errors import RecordTooLargeError
+from schemas.event import Event, encode_event
+from schemas.frame import Out
+from schemas.seen import Seen, encode_seen
+from schemas.topics import Topics
+
+log = logging.getLogger(__name__)
+
+DAY_MS = 24 * 3600 * 1000
+GROUP_RECORDS_MAX = 5_000
+#: Seconds that who is turned away is asked to wait.
+RETRY_S = 1
+
+
+class Clock(Protocol):
+    """Of `connectors/clock.py`."""
+
+    def now_ms(self) -> int: ...
+
+
+class Once(msgspec.Struct, frozen=True, gc=False):
+    """What makes a repetition one: `key` is `<tenant or source>/<their key>`; `digest` of what is published under it
+    (`schemas.seen.digest_of`; empty: any repetition counts as the same); `id` is what a repetition is answered with."""
+
+    key: bytes
+    digest: bytes
+    id: str
+
+
+class Entry(msgspec.Struct, frozen=True, gc=False):
+    """An event as its record, and what makes it one of a kind, if anything does."""
+
+    record: Out
+    once: Once | None = None
+
+
+class Published(msgspec.Struct, frozen=True):
+    """Kafka has it all. `id` is that of the call's `once` as it was first published, "" without one; `repeated` says
+    that the whole call had been; `duplicates` are the positions of entries that had been."""
+
+    id: str = ""
+    repeated: bool = False
+    duplicates: frozenset[int] = frozenset()
+
+
+class ConflictError(Exception):
+    """A key was used before for something else; nothing was written. `positions` are those of the entries, empty for
+    the call's own key."""
+
+    def __init__(self, positions: Sequence[int]) -> None:
+        super().__init__("the key was used before with another content; use a new one for a new event")
+        self.positions = tuple(positions)
+
+
+class UnavailableError(Exception):
+    """Not now: Kafka does not answer, or more waits than is kept. `maybe`: it may yet be written, so only a repetition
+    with the same key is safe. `retry_s` is how long to wait."""
+
+    def __init__(self, sentence: str, *, maybe: bool = False, retry_s: int = RETRY_S) -> None:
+        super().__init__(sentence)
+        self.maybe = maybe
+        self.retry_s = retry_s
+
+
+class IngestLimits(msgspec.Struct, frozen=True, kw_only=True):
+    """`window_ms` and `marks_max`: how long and how many keys are remembered. `queue_records_max` and
+    `queue_bytes_max`: what may wait for Kafka; a single call may exceed both when nothing waits. `wait_s`: how long a
+    call waits for Kafka's answer."""
+
+    window_ms: int = DAY_MS
+    marks_max: int = 500_000
+    queue_records_max: int = 50_000
+    queue_bytes_max: int = 64 << 20
+    wait_s: float = 10.0
+
+
+class _Call:
+    """What one call asks to be written."""
+
+    __slots__ = ("future", "marks", "records", "size", "taken")
+
+    def __init__(self, records: list[Out], size: int, marks: list[tuple[bytes, Known]]) -> None:
+        self.records = records
+        self.size = size
+        self.marks = marks
+        self.taken = False
+        self.future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+
+class Ingest:
+    """For one event loop; `start` once, then `close`."""
+
+    def __init__(
+        self,
+        config: Mapping[str, Any],
+        topics: Topics,
+        *,
+        transactional_id: str,
+        event_schema: int,
+        seen_schema: int,
+        clock: Clock,
+        limits: IngestLimits | None = None,
+    ) -> None:
+        """`config` is librdkafka's of the connection; the schema ids are those of event.v3 and seen.v1."""
+        self.limits = limits or IngestLimits()
+        self._topics = topics
+        self._event_schema = event_schema
+        self._seen_header = codec.wire_header(seen_schema)
+        self._clock = clock
+        self._publisher = PairedPublisher(config, transactional_id, lambda: None)
+        marks_max = self.limits.marks_max
+        self._window = SeenWindow(self.limits.window_ms, marks_max)
+        self._table = SeenTable(config, topics.seen, self._window, marks_max=marks_max, now_ms=clock.now_ms)
+        self._pending: dict[bytes, tuple[_Call, Known]] = {}
+        self._queue: deque[_Call] = deque()
+        self._taken: list[_Call] = []  # in the transaction of now
+        self._queued_records = self._queued_bytes = 0  # of calls that are not answered, also those being written
+        self._wake = asyncio.Event()
+        self._running: asyncio.Task[None] | None = None
+
+    # --- life -----------------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """End what a predecessor left open, and read what was seen. KafkaException, TableError."""
+        await self._publisher.start()
+        await self._table.start()
+        self._running = asyncio.create_task(self._run(), name="ingest")
+
+    async def wait(self) -> None:
+        """Returns after `close`; raises what ended it: FencedError when another process has its id, TableError."""
+        assert self._running is not None
+        followed = asyncio.ensure_future(self._table.wait())
+        await asyncio.wait([self._running, followed], return_when=asyncio.FIRST_COMPLETED)
+        for ended in (self._running, followed):
+            if ended.done() and not ended.cancelled():
+                ended.result()
+        followed.cancel()
+
+    async def close(self) -> None:
+        """Let go; calls that wait fail, what is not committed is aborted."""
+        if self._running is not None:
+            self._running.cancel()
+            await asyncio.gather(self._running, return_exceptions=True)
+        await self._publisher.close()
+        await self._table.stop()
+
+    # --- publishing -----------------------------------------------------------------------------------------
+
+    def entry(self, event: Event, once: Once | None = None) -> Entry:
+        """Of an event that is in order (`schemas.event.checked`), as the envelope, keyed for its order."""
+        return Entry((self._topics.events, key_of(event), encode_event(self._event_schema, event), -1, None), once)
+
+    async def publish(self, entries: Sequence[Entry], once: Once | None = None) -> Published:
+        """All of it in one transaction, but what was published before; returns when Kafka has it.
+
+        `once` is of the call as a whole. ConflictError, UnavailableError, RecordTooLargeError: nothing of it was
+        written, but where UnavailableError says that it may be.
+        """
+        while True:
+            marks, waits, answer = self._sorted(entries, once)
+            if not waits:
+                break
+            await self._join(waits)
+        if answer.repeated or len(answer.duplicates) == len(entries):
+            return answer
+        await self._write(entries, marks, answer.duplicates)
+        return answer
+
+    def _sorted(
+        self, entries: Sequence[Entry], once: Once | None
+    ) -> tuple[list[tuple[Once, bytes]], set[_Call], Published]:
+        """What is new, whom to wait for, and the answer if nobody. ConflictError."""
+        waits: set[_Call] = set()
+        marks: list[tuple[Once, bytes]] = []
+        if once is not None:
+            mark = mark_of(once.key)
+            known = self._known(mark, waits)
+            if known is not None:
+                if differ(known, once):
+                    raise ConflictError(())
+                return marks, waits, Published(known.id, True, frozenset(range(len(entries))))
+            marks.append((once, mark))
+        own: dict[bytes, Once] = {}
+        duplicates: list[int] = []
+        conflicts: list[int] = []
+        for position, entry in enumerate(entries):
+            each = entry.once
+            if each is None:
+                continue
+            mark = mark_of(each.key)
+            earlier: Known | Once | None = self._known(mark, waits) or own.get(mark)
+            if earlier is None:
+                own[mark] = each
+                marks.append((each, mark))
+            elif differ(earlier, each):
+                conflicts.append(position)
+            else:
+                duplicates.append(position)
+        if conflicts:
+            raise ConflictError(conflicts)
+        return marks, waits, Published(once.id if once else "", False, frozenset(duplicates))
+
+    def _known(self, mark: bytes, waits: set[_Call]) -> Known | None:
+        pending = self._pending.get(mark)
+        if pending is None:
+            return self._window.get(mark)
+        waits.add(pending[0])
+        return pending[1]
+
+    async def _join(self, calls: set[_Call]) -> None:
+        """Wait for what others are having written; UnavailableError when that comes to nothing."""
+        done, late = await asyncio.wait({call.future for call in calls}, timeout=self.limits.wait_s)
+        if late:
+            raise UnavailableError("Kafka has not yet taken what this repeats; try again", maybe=True)
+        for future in done:
+            if future.exception() is not None:
+                raise UnavailableError("what this repeats could not be written; try again")
+
+    async def _write(
+        self, entries: Sequence[Entry], marks: list[tuple[Once, bytes]], duplicates: frozenset[int]
+    ) -> None:
+        records = [each.record for each in entries]
+        if duplicates:
+            records = [record for position, record in enumerate(records) if position not in duplicates]
+        size = sum(len(record[2] or b"") for record in records)
+        self._find_room(len(records) + len(marks), size)
+        now_ms = self._clock.now_ms()
+        topic, header = self._topics.seen, self._seen_header
+        for once, _ in marks:
+            value = encode_seen(header, Seen(once.id, once.digest, now_ms))
+            records.append((topic, once.key, value, -1, None))
+        call = _Call(records, size, [(mark, Known(once.id, once.digest)) for once, mark in marks])
+        for mark, known in call.marks:
+            self._pending[mark] = (call, known)
+        self._queue.append(call)
+        self._queued_records += len(records)
+        self._queued_bytes += size
+        self._wake.set()
+        done, _ = await asyncio.wait([call.future], timeout=self.limits.wait_s)
+        if done:
+            call.future.result()
+        elif call.taken:
+            raise UnavailableError(
+                "Kafka does not answer, and may yet take it; try again with the same key", maybe=True
+            )
+        else:
+            self._queue.remove(call)
+            self._ended(call, UnavailableError("Kafka does not answer"))
+            raise UnavailableError("Kafka does not answer; nothing was written, try again")
+
+    def _find_room(self, records: int, size: int) -> None:
+        if self._running is None or self._running.done():
+            raise UnavailableError("this process cannot write to Kafka any more; try again", retry_s=5)
+        limits = self.limits
+        full = (
+            self._queued_records + records > limits.queue_records_max
+            or self._queued_bytes + size > limits.queue_bytes_max
+        )
+        if full and self._queued_records:
+            raise UnavailableError("more events wait for Kafka than are kept; nothing was written, try again")
+
+    # --- writing --------------------------------------------------------------------------------------------
+
+    async def _run(self) -> None:
+        try:
+            while True:
+                await self._wake.wait()
+                self._take()
+                await self._publish(self._taken)
+                self._taken = []
+        except BaseException as error:
+            why = "this process was stopped" if isinstance(error, asyncio.CancelledError) else str(error)
+            for call in self._taken:
+                self._ended(call, UnavailableError(f"{why}; try again with the same key", maybe=True))
+            while self._queue:
+                self._ended(self._queue.popleft(), UnavailableError(f"{why}; nothing was written, try again"))
+            raise
+
+    def _take(self) -> None:
+        calls = self._taken
+        size = 0
+        while self._queue and size < GROUP_RECORDS_MAX:
+            call = self._queue.popleft()
+            call.taken = True
+            calls.append(call)
+            size += len(call.records)
+        if not self._queue:
+            self._wake.clear()
+
+    async def _publish(self, calls: list[_Call]) -> None:
+        records = calls[0].records if len(calls) == 1 else [record for call in calls for record in call.records]
+        try:
+            await self._publisher.publish(records, ())
+        except RecordTooLargeError as error:
+            if len(calls) > 1:  # whose it is: each by itself
+                for call in calls:
+                    await self._publish([call])
+            else:
+                self._ended(calls[0], error)
+            return
+        now_ms = self._clock.now_ms()
+        for call in calls:
+            for mark, known in call.marks:
+                self._window.add(mark, known, now_ms, now_ms)
+            self._ended(call, None)
+
+    def _ended(self, call: _Call, error: Exception | None) -> None:
+        if call.future.done():
+            return
+        for mark, _ in call.marks:
+            self._pending.pop(mark, None)
+        self._queued_records -= len(call.records)
+        self._queued_bytes -= call.size
+        if error is None:
+            call.future.set_result(None)
+        else:
+            call.future.set_exception(error)
+            call.future.exception()  # seen, also when nobody waits any more
+
+
+def differ(known: Known | Once, once: Once) -> bool:
+    """Whether the key was used for something else."""
+    return bool(known.digest and once.digest) and known.digest != once.digest
+
+
+def key_of(event: Event) -> bytes:
+    """The record's key: events of one subject keep their order, and those of a tenant that have none."""
+    return (event.subject or event.tenant).encode()
