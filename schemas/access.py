@@ -39,13 +39,14 @@ class Principal(msgspec.Struct, frozen=True, kw_only=True):
 
     `tenant` is None for an operator, who names a tenant with each request. `actor` is what the audit trail says:
     `key:<id>`, `link:<id>`, or `cli:<user>@<host>`. `key_id` is the API key that stands behind it, empty for the
-    command line.
+    command line. `rate` is how many calls a second it may make, 0 for the default.
     """
 
     actor: str
     tenant: str | None
     scopes: frozenset[str]
     key_id: str = ""
+    rate: float = 0.0
 
     def may(self, scope: str) -> bool:
         """Whether it has this scope."""

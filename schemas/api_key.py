@@ -2,8 +2,8 @@
 
 The text is `dsk_<id>_<secret>`: the id finds the record, the secret is 256 random bits. Kept is scrypt of the secret
 (RFC 7914), a function that costs memory, with its salt and parameters. This file draws no randomness and reads no
-clock: both are arguments. It does not bound how many hashes are computed at once (`connectors/api/who.py`), nor say what a
-scope is (`schemas/access.py`).
+clock: both are arguments. It does not bound how many hashes are computed at once (`connectors/api/key_check.py`), nor
+say what a scope is (`schemas/access.py`).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from schemas.access import NAME_LENGTH_MAX, InvalidAccessError
 from schemas.errors import UndecodableError
 from schemas.subscription import TENANT_PATTERN
 
-PREFIX = "dsk_"
+PREFIX = "dsk_"  # of the text: secret scanners find what has leaked by such
 _TEXT = re.compile(r"dsk_([0-9a-f]{16})_([A-Za-z0-9_-]{43})")
 ID_PATTERN = re.compile(r"[0-9a-f]{16}")
 ID_BYTES, SECRET_BYTES, SALT_BYTES, HASH_BYTES = 8, 32, 16, 32
@@ -35,6 +35,7 @@ SCRYPT_WORK_MAX = 1 << 21
 #: A revoked or expired key is listed for so long, and removed with the next change of keys.
 KEPT_MS = 30 * 24 * 3600 * 1000
 EXPIRES_MS_MAX = 5 * 366 * 24 * 3600 * 1000
+RATE_MIN, RATE_MAX = 0.01, 100_000.0
 OVERLAP_MS_MAX = 7 * 24 * 3600 * 1000
 
 State = Literal["active", "expired", "revoked"]
@@ -46,7 +47,7 @@ class ApiKey(msgspec.Struct, frozen=True, kw_only=True):
     """One key; field for field `schemas/avro/api_key.v1.avsc`. Times are milliseconds since the epoch, 0 for none.
 
     `tenant` is None for an operator's key. Both hashes have the same salt and parameters, so that checking a secret is
-    one computation, also during a rotation.
+    one computation, also during a rotation. `rate` is calls a second, 0 for the default.
     """
 
     id: str
@@ -65,6 +66,7 @@ class ApiKey(msgspec.Struct, frozen=True, kw_only=True):
     rotated_ms: int = 0
     expires_ms: int = 0
     revoked_ms: int = 0
+    rate: float = 0.0
 
     def __repr__(self) -> str:
         """Without the hashes: a repr ends up in logs."""
@@ -82,7 +84,7 @@ class ApiKey(msgspec.Struct, frozen=True, kw_only=True):
         return bool(ended) and now_ms >= ended + KEPT_MS
 
     def hashed(self, secret: str) -> bytes:
-        """scrypt of a secret with this key's salt and parameters: tens of milliseconds without the interpreter's lock."""
+        """scrypt of a secret with this key's salt and parameters: some 50 ms, without the interpreter's lock."""
         n, r, p = self.scrypt_n, self.scrypt_r, self.scrypt_p
         maxmem = 2 * SCRYPT_BYTES_MAX
         return hashlib.scrypt(secret.encode(), salt=self.salt, n=n, r=r, p=p, maxmem=maxmem, dklen=HASH_BYTES)
@@ -127,13 +129,19 @@ def new_key(
     name: str,
     created_ms: int,
     created_by: str,
-    expires_ms: int,
+    expires_ms: int = 0,
+    rate: float = 0.0,
 ) -> tuple[ApiKey, str]:
-    """A key, and the text to be shown to its owner, once. InvalidAccessError for a name or an expiry that cannot be."""
+    """A key, and the text to be shown to its owner, once. InvalidAccessError for a name, expiry or rate that cannot be.
+
+    It does not ask whether whoever makes the key may give these rights: `schemas.access.check_given` does.
+    """
     if len(name) > NAME_LENGTH_MAX or not name.isprintable():
         raise InvalidAccessError(f"name: at most {NAME_LENGTH_MAX} printable characters")
     if expires_ms and not created_ms < expires_ms <= created_ms + EXPIRES_MS_MAX:
         raise InvalidAccessError("expires_ms: in the future, and within five years; 0 is never")
+    if not (rate == 0 or RATE_MIN <= rate <= RATE_MAX):
+        raise InvalidAccessError(f"rate: between {RATE_MIN:g} and {RATE_MAX:g} calls a second; 0 is the default")
     drawn = ApiKey(
         id=draw(ID_BYTES).hex(),
         tenant=tenant,
@@ -148,6 +156,7 @@ def new_key(
         created_ms=created_ms,
         created_by=created_by,
         expires_ms=expires_ms,
+        rate=rate,
     )
     return _with_secret(drawn, draw)
 

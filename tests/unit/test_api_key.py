@@ -137,6 +137,8 @@ def test_a_rotation_is_refused(overlap_ms: int) -> None:
         ({"name": "x" * 201}, "name"),
         ({"name": "a\x1b[2J"}, "name"),
         ({"expires_ms": NOW}, "expires_ms"),
+        ({"rate": 0.001}, "rate"),
+        ({"rate": 1e9}, "rate"),
         ({"expires_ms": NOW + EXPIRES_MS_MAX + 1}, "expires_ms"),
     ],
 )
