@@ -78,6 +78,7 @@ class _Trouble:
         self._topic = topic
         self._missing = 0
         self._logged: set[int] = set()
+        self.said = ""
 
     def refuse(self, error: KafkaError) -> None:
         """TableError for what waiting does not change."""
@@ -94,6 +95,7 @@ class _Trouble:
         """An error while following: survived, and logged once until records arrive again."""
         if starting:
             self.refuse(error)
+        self.said = f"{self._topic}: {error.str()}"
         if error.code() not in self._logged:
             self._logged.add(error.code())
             log.warning("%s: %s; the table stays as it is until Kafka answers", self._topic, error.str())
@@ -101,6 +103,7 @@ class _Trouble:
     def clear(self) -> None:
         """Records arrive."""
         self._logged.clear()
+        self.said = ""
 
 
 class Follower(Generic[V]):
@@ -113,6 +116,9 @@ class Follower(Generic[V]):
 
     Every start reads the topic from its start, so it meets the same bad records again as long as they stand there.
     `first(low, high)` names another offset to start from, for topics of which the end is enough.
+
+    With `keep_offsets`, it remembers at which offset each key's value in force stands (`offset_of`): compaction keeps
+    it, so it is a version number that every process agrees on.
     """
 
     def __init__(
@@ -125,6 +131,7 @@ class Follower(Generic[V]):
         apply: Callable[[V | str], V | None],
         on_progress: OnProgress | None = None,
         first: Callable[[int, int], int] | None = None,
+        keep_offsets: bool = False,
     ) -> None:
         #: How many records were bad, by reason.
         self.bad: Counter[str] = Counter()
@@ -137,6 +144,11 @@ class Follower(Generic[V]):
         self._apply = apply
         self._on_progress = on_progress
         self._first = first
+        self._keep_offsets = keep_offsets
+        self._offsets: dict[str, int] = {}  # of the value in force, by key
+        self._reached: dict[int, int] = {}  # by partition, one past what is applied
+        self._waiters: list[tuple[Mapping[int, int], asyncio.Future[None]]] = []
+        self._trouble = _Trouble(topic)
         self._callbacks: list[Callable[[V | None, V | None], None]] = []
         self._thread = threading.Thread(target=self._run, name=f"table {topic}", daemon=True)
         self._stopping = threading.Event()
@@ -182,13 +194,50 @@ class Follower(Generic[V]):
         """Returns after `stop`; raises what made it stop following by itself, a defect or a TableError."""
         await asyncio.shield(self._ended)
 
+    def offset_of(self, key: str) -> int | None:
+        """Where the value in force of this key stands; None when it has none. Only with `keep_offsets`."""
+        return self._offsets.get(key)
+
+    async def reach(self, positions: Mapping[int, int]) -> None:
+        """Returns once everything below these offsets, by partition, is applied.
+
+        TableError when the topic is not followed any more. While Kafka does not answer, it waits.
+        """
+        if self._has_reached(positions):
+            return
+        waiter = self._loop.create_future()
+        self._waiters.append((positions, waiter))
+        await asyncio.wait([waiter, self._ended], return_when=asyncio.FIRST_COMPLETED)
+        if not waiter.done():
+            self._ended.result()
+            raise TableError(f"the table of {self._topic} has stopped; start again")
+
+    @property
+    def topic(self) -> str:
+        """What is followed."""
+        return self._topic
+
+    @property
+    def trouble(self) -> str:
+        """What keeps it from being up to date, as far as that is known; empty when all is well."""
+        if self._ended.done():
+            return f"{self._topic} is not followed any more"
+        return self._trouble.said
+
     def lag(self) -> int:
         """How many offsets it is behind the topic, as of the last batch; 0 until Kafka first answers."""
         return sum(list(self._lags.values()))
 
     # --- on the event loop ----------------------------------------------------------------------------------
 
-    def _take_in(self, changes: list[V | str | _Bad], progress: tuple[int, int] | None, caught_up: bool) -> None:
+    def _take_in(
+        self,
+        changes: list[V | str | _Bad],
+        places: list[tuple[bytes | None, int]],
+        reached: dict[int, int],
+        progress: tuple[int, int] | None,
+        caught_up: bool,
+    ) -> None:
         if self._stopping.is_set():
             return
         for change in changes:
@@ -198,12 +247,38 @@ class Follower(Generic[V]):
                 log.error(message, *change[:3], self._what, change.detail, change.reason)
             else:
                 self._tell(self._apply(change), None if isinstance(change, str) else change)
+        for (key, offset), change in zip(places, changes, strict=False):  # places are kept by who asked for them
+            self._keep_offset(key, offset, change)
+        self._reached = reached
+        self._wake()
         if caught_up:
             self.caught_up = True
             self._ready.set_result(None)
         self._applied.release()
         if progress is not None and self._on_progress is not None:
             self._on_progress(*progress)
+
+    def _keep_offset(self, key: bytes | None, offset: int, change: V | str | _Bad) -> None:
+        name = (key or b"").decode("utf-8", "replace")
+        if isinstance(change, str):
+            self._offsets.pop(name, None)
+        elif not isinstance(change, _Bad):
+            self._offsets[name] = offset
+
+    def _has_reached(self, positions: Mapping[int, int]) -> bool:
+        return all(self._reached.get(partition, 0) >= position for partition, position in positions.items())
+
+    def _wake(self) -> None:
+        if not self._waiters:
+            return
+        waiting, self._waiters = self._waiters, []
+        for positions, waiter in waiting:
+            if waiter.cancelled():
+                continue
+            if self._has_reached(positions):
+                waiter.set_result(None)
+            else:
+                self._waiters.append((positions, waiter))
 
     def _tell(self, old: V | None, new: V | None) -> None:
         if old == new:
@@ -252,7 +327,7 @@ class Follower(Generic[V]):
     def _follow(self) -> None:
         errors: list[KafkaError] = []
         consumer = self._consumer(errors)
-        trouble = _Trouble(self._topic)
+        trouble = self._trouble
         try:
             ends = self._ask(lambda: self._ends(consumer, errors, trouble))
             self._lags = {partition: high - low for partition, (low, high) in ends.items()}
@@ -261,11 +336,14 @@ class Follower(Generic[V]):
             total = sum(self._lags.values())
             consumer.assign([TopicPartition(self._topic, p, self._beginning(*ends[p])) for p in ends])
             if not behind:
-                self._hand_over([], (0, 0), caught_up=True)
+                self._hand_over([], [], positions, (0, 0), caught_up=True)
             while True:
-                messages = cast(list[_Message], consumer.consume(BATCH_RECORDS, POLL_SECONDS))
+                # `consume(n)` waits for n records: so the first is waited for, and the rest taken as it is.
+                messages = cast(list[_Message], consumer.consume(1, POLL_SECONDS))
+                if messages:
+                    messages += cast(list[_Message], consumer.consume(BATCH_RECORDS - 1, 0))
                 self._check_stopping()
-                changes, ended = self._take(messages, positions, errors)
+                changes, places, ended = self._take(messages, positions, errors)
                 for error in errors:
                     trouble.meet(error, starting=bool(behind))
                 errors.clear()
@@ -277,8 +355,7 @@ class Follower(Generic[V]):
                 behind = {p: end for p, end in behind.items() if positions[p] < end and p not in ended}
                 left = sum(end - positions[p] for p, end in behind.items())
                 progress = (total - left, total) if was_behind else None
-                if changes or was_behind:
-                    self._hand_over(changes, progress, caught_up=was_behind and not behind)
+                self._hand_over(changes, places, positions, progress, caught_up=was_behind and not behind)
         finally:
             consumer.close()
 
@@ -325,14 +402,18 @@ class Follower(Generic[V]):
 
     def _take(
         self, messages: list[_Message], positions: dict[int, int], errors: list[KafkaError]
-    ) -> tuple[list[V | str | _Bad], set[int]]:
-        """The changes that the messages ask for, and the partitions that are at their end after them."""
+    ) -> tuple[list[V | str | _Bad], list[tuple[bytes | None, int]], set[int]]:
+        """The changes that the messages ask for, where they stand, and the partitions that are at their end after
+        them."""
         changes: list[V | str | _Bad] = []
+        places: list[tuple[bytes | None, int]] = []
         ended: set[int] = set()
         for message in messages:
             error, partition = message.error(), message.partition()
             if error is None:
                 changes.append(self._change(message))
+                if self._keep_offsets:
+                    places.append((message.key(), message.offset()))
                 positions[partition] = message.offset() + 1
                 ended.discard(partition)
             elif error.code() == KafkaError._PARTITION_EOF:
@@ -340,7 +421,7 @@ class Follower(Generic[V]):
                 ended.add(partition)
             else:
                 errors.append(error)
-        return changes, ended
+        return changes, places, ended
 
     def _change(self, message: _Message) -> V | str | _Bad:
         try:
@@ -357,10 +438,18 @@ class Follower(Generic[V]):
             # Between the end of what is committed and the high watermark is nothing that could be read.
             self._lags[partition] = 0 if partition in ended else max(0, high - position)
 
-    def _hand_over(self, changes: list[V | str | _Bad], progress: tuple[int, int] | None, *, caught_up: bool) -> None:
+    def _hand_over(
+        self,
+        changes: list[V | str | _Bad],
+        places: list[tuple[bytes | None, int]],
+        positions: dict[int, int],
+        progress: tuple[int, int] | None,
+        *,
+        caught_up: bool,
+    ) -> None:
         while not self._applied.acquire(timeout=POLL_SECONDS):
             self._check_stopping()
-        self._loop.call_soon_threadsafe(self._take_in, changes, progress, caught_up)
+        self._loop.call_soon_threadsafe(self._take_in, changes, places, dict(positions), progress, caught_up)
 
     def _ask(self, question: Callable[[], T]) -> T:
         """Ask Kafka or the registry until there is an answer, more and more seldom."""

@@ -23,9 +23,22 @@ class EndpointTable(Follower[EndpointState]):
     neither changes nothing, is logged and counted (`bad`).
     """
 
-    def __init__(self, conf: Mapping[str, Any], topic: str, *, on_progress: OnProgress | None = None) -> None:
+    def __init__(
+        self,
+        conf: Mapping[str, Any],
+        topic: str,
+        *,
+        on_progress: OnProgress | None = None,
+        keep_offsets: bool = False,
+    ) -> None:
         super().__init__(
-            conf, topic, what="endpoint state", decode=_decoded, apply=self._put_or_remove, on_progress=on_progress
+            conf,
+            topic,
+            what="endpoint state",
+            decode=_decoded,
+            apply=self._put_or_remove,
+            on_progress=on_progress,
+            keep_offsets=keep_offsets,
         )
         self._states: dict[str, EndpointState] = {}
 

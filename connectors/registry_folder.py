@@ -29,23 +29,6 @@ from schemas.subjects import LATEST, Version, no_version
 
 log = logging.getLogger(__name__)
 
-#: Every version of our own records. Their subjects are the records' full names.
-_OWN = (
-    ("attempt", 1),
-    ("dead_letter", 1),
-    ("dead_letter", 2),
-    ("delivery", 1),
-    ("delivery", 2),
-    ("endpoint_state", 1),
-    ("event", 1),
-    ("event", 2),
-    ("event", 3),
-    ("operation", 1),
-    ("subscription", 1),
-    ("subscription", 2),
-    ("subscription", 3),
-)
-
 #: A file changed in place does not change its folder's time; this is how long such a change may go unseen.
 RESCAN_SECONDS = 2.0
 
@@ -227,9 +210,9 @@ class FolderRegistry:
 
     def _read(self) -> _Shelf:
         shelf = _Shelf()
-        for stem, version in _OWN:
+        for stem, version in codec.own_schemas():
             own = dead_letter_schema(version) if stem == "dead_letter" else codec.own_schema(f"{stem}.v{version}")
-            shelf.add(record_name(own), version, own, "our own schema")
+            shelf.add(record_name(own), version, own, "our own schema")  # under the record's full name
         if self._folder is None:
             return shelf
         # Both from before the files are read: what changes meanwhile is read again.

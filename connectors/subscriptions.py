@@ -6,7 +6,8 @@ in), and does not quarantine what is bad (`streams/subscription_check.py` does):
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from bisect import bisect_left, bisect_right, insort
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 from connectors.compacted import Follower, OnProgress
@@ -38,6 +39,72 @@ class Schemas(Protocol):
     async def schema(self, schema_id: int) -> str: ...
 
 
+#: More new ids than that are sorted in at once.
+_INSERTED_MAX = 64
+
+
+class ById:
+    """The index of a table that is read and listed, not matched: by id, and in the order of tenant and id."""
+
+    def __init__(self) -> None:
+        self._by_id: dict[str, Subscription] = {}
+        self._order: list[tuple[str, str]] = []
+        self._fresh: list[tuple[str, str]] = []
+
+    def put(self, subscription: Subscription) -> Subscription | None:
+        """See `Index`."""
+        old = self._by_id.get(subscription.id)
+        if old is None or old.tenant != subscription.tenant:
+            self._forget(old)
+            self._fresh.append((subscription.tenant, subscription.id))
+        self._by_id[subscription.id] = subscription
+        return old
+
+    def remove(self, subscription_id: str) -> Subscription | None:
+        """See `Index`."""
+        old = self._by_id.pop(subscription_id, None)
+        self._forget(old)
+        return old
+
+    def get(self, subscription_id: str) -> Subscription | None:
+        """The subscription of this id."""
+        return self._by_id.get(subscription_id)
+
+    def match(self, tenant: str, event_type: str) -> Sequence[Subscription]:
+        """Nobody asks that of this index."""
+        raise NotImplementedError("this table is read and listed, not matched")
+
+    def __len__(self) -> int:
+        return len(self._by_id)
+
+    def after(self, tenant: str | None, last: tuple[str, str] | None = None) -> Iterator[Subscription]:
+        """Those behind the (tenant, id), in order, of one tenant or of all. Not to be changed meanwhile."""
+        order = self._sorted()
+        start = bisect_right(order, last) if last is not None else 0
+        if tenant is not None:
+            start = max(start, bisect_left(order, (tenant, "")))
+        for position in range(start, len(order)):
+            owner, subscription_id = order[position]
+            if tenant is not None and owner != tenant:
+                return
+            yield self._by_id[subscription_id]
+
+    def _sorted(self) -> list[tuple[str, str]]:
+        fresh, self._fresh = self._fresh, []
+        if len(fresh) > _INSERTED_MAX:
+            self._order.extend(fresh)
+            self._order.sort()
+        else:
+            for key in fresh:
+                insort(self._order, key)
+        return self._order
+
+    def _forget(self, old: Subscription | None) -> None:
+        if old is not None:
+            order, key = self._sorted(), (old.tenant, old.id)
+            del order[bisect_left(order, key)]
+
+
 class SubscriptionsTable(Follower[Subscription]):
     """The `SubscriptionTable` port on a Kafka topic. For one event loop; `start` once, then `stop`.
 
@@ -53,9 +120,16 @@ class SubscriptionsTable(Follower[Subscription]):
         index: Index,
         schemas: Schemas,
         on_progress: OnProgress | None = None,
+        keep_offsets: bool = False,
     ) -> None:
         super().__init__(
-            conf, topic, what="subscription", decode=self._decoded, apply=self._put_or_remove, on_progress=on_progress
+            conf,
+            topic,
+            what="subscription",
+            decode=self._decoded,
+            apply=self._put_or_remove,
+            on_progress=on_progress,
+            keep_offsets=keep_offsets,
         )
         self._index = index
         self._schemas = schemas

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import io
 import struct
+from functools import cache
 from importlib import resources
 from typing import Any, cast
 
@@ -56,6 +57,14 @@ def wire_schema_id(value: bytes | None) -> int:
 def own_schema(name: str) -> str:
     """The text of one of our schemas by its file's stem, as `delivery.v1`."""
     return resources.files("schemas").joinpath("avro", f"{name}.avsc").read_text("utf-8")
+
+
+@cache
+def own_schemas() -> tuple[tuple[str, int], ...]:
+    """(record, version) of every schema of ours, in order."""
+    names = (file.name.removesuffix(".avsc") for file in resources.files("schemas").joinpath("avro").iterdir())
+    found = (name.rpartition(".v") for name in names)
+    return tuple(sorted((stem, int(version)) for stem, _, version in found))
 
 
 def canonical(schema: str) -> bytes:

@@ -83,6 +83,11 @@ class Settings(BaseSettings):
     drain_s: float = Field(
         default=20.0, ge=0, le=600, description="how long a stop or rebalance waits for POSTs under way"
     )
+    api_rate: float = Field(
+        default=100.0, ge=0, le=1_000_000, description="calls a second of one API key to one API process; 0: no limit"
+    )
+    api_burst: int = Field(default=200, ge=1, le=1_000_000, description="calls of one API key at once")
+    api_request_s: float = Field(default=30.0, gt=0, le=600, description="what one request to the API may take in all")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
 
     @field_validator("bootstrap", "registry_url", "registry_users", "schemas", "proxy", mode="before")

@@ -34,10 +34,14 @@ def fields_of(subscription: Subscription) -> dict[str, Any]:
 class CompactedTopic:
     """A topic; writing returns when the broker has it."""
 
-    def __init__(self, bootstrap: str, name: str, *, partitions: int = 1, cleanup: str = "compact") -> None:
+    def __init__(
+        self, bootstrap: str, name: str, *, partitions: int = 1, cleanup: str = "compact", create: bool = True
+    ) -> None:
         self.conf: dict[str, Any] = {"bootstrap.servers": bootstrap}
         self.name = name
         self._producer = Producer(self.conf)
+        if not create:
+            return
         topic = NewTopic(name, partitions, 1, config={"cleanup.policy": cleanup})
         admin = AdminClient(self.conf)  # held until it has answered
         admin.create_topics([topic])[name].result()

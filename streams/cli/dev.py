@@ -20,8 +20,9 @@ from connectors.registry_rest import registry_app
 from schemas.subscription import Subscription
 from streams.cli.options import Bootstrap, Prefix, load_settings
 from streams.cli.output import note, say, watching
-from streams.cli.registry import served
+from streams.cli.registry import WHAT
 from streams.cli.running import CommandError, log_to_stderr, run
+from streams.cli.serving import served
 from streams.cli.subscriptions import new_secret
 from streams.cli.values import subscription_value
 from streams.settings import Settings
@@ -69,7 +70,7 @@ async def _dev(
         settings = load_settings(bootstrap=cluster.bootstrap, prefix=prefix, allow_private_networks=True)
         if settings.registry_url is None:
             store = FolderRegistry(settings.schemas or _made(folder), monotonic=SystemClock().monotonic)
-            url = await stack.enter_async_context(served(registry_app(store), "127.0.0.1", registry_port))
+            url = await stack.enter_async_context(served(registry_app(store), "127.0.0.1", registry_port, what=WHAT))
             settings = settings.model_copy(update={"registry_url": url, "schemas": None})
         await apply_topics(client_config(settings), settings.topics.specs(), settings.replication_factor)
         secret = new_secret()

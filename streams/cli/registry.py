@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import ipaddress
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import Annotated
 
 import typer
-from aiohttp import web
 
 from connectors.registry_rest import registry_app
 from connectors.registry_topic import TopicStore, prepare_topic
 from streams.cli.options import Bootstrap, load_settings
 from streams.cli.output import note, say
-from streams.cli.running import CommandError, log_to_stderr, run
+from streams.cli.running import log_to_stderr, run
+from streams.cli.serving import is_loopback, served
 from streams.wiring import client_config
 
-#: What requests under way get at a stop.
-SHUTDOWN_SECONDS = 5.0
+WHAT = "the schema registry"
 
 
 def registry(
@@ -50,7 +46,7 @@ def registry(
     settings = load_settings(bootstrap=bootstrap, registry_topic=topic)
     config = client_config(settings)
     log_to_stderr(settings.log_level)
-    if not _is_loopback(host) and settings.registry_users is None:
+    if not is_loopback(host) and settings.registry_users is None:
         note(f"anyone who reaches {host} may change schemas: set DISTRIBUTARY_REGISTRY_USERS=user:password")
 
     async def main(stop: asyncio.Event) -> None:
@@ -58,36 +54,10 @@ def registry(
         store = TopicStore(config, settings.registry_topic)
         try:
             await store.start()
-            async with served(registry_app(store, settings.registry_users), host, port) as url:
+            async with served(registry_app(store, settings.registry_users), host, port, what=WHAT) as url:
                 say(f"ready: {url}")
                 await stop.wait()
         finally:
             await store.close()
 
     run(main, graceful=True)
-
-
-@asynccontextmanager
-async def served(app: web.Application, host: str, port: int) -> AsyncIterator[str]:
-    """The application's URL while it is served. CommandError when the address is taken."""
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=SHUTDOWN_SECONDS)
-    await runner.setup()
-    try:
-        try:
-            await web.TCPSite(runner, host, port).start()
-        except OSError as error:
-            raise CommandError(
-                f"the schema registry cannot listen on port {port} of {host}: {error.strerror}; choose another port"
-            ) from None
-        address = runner.addresses[0]
-        shown = f"[{address[0]}]" if ":" in address[0] else address[0]
-        yield f"http://{shown}:{address[1]}"
-    finally:
-        await runner.cleanup()
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from streams.cli import (
+    api,
     audit,
     catalog,
     demo,
@@ -36,6 +37,7 @@ app.command("dev", rich_help_panel="Try it")(dev.dev)
 app.command("demo", rich_help_panel="Try it")(demo.demo)
 app.command("audit", rich_help_panel="Try it")(audit.audit)
 app.command("worker", rich_help_panel="Run it")(worker.worker)
+app.command("api", rich_help_panel="Run it")(api.api)
 app.command("registry", rich_help_panel="Run it")(registry.registry)
 app.add_typer(topics.app, name="topics", rich_help_panel="Run it")
 app.add_typer(schemas.app, name="schemas", rich_help_panel="Run it")

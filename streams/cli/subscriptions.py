@@ -21,7 +21,7 @@ import typer
 from connectors.admin import require_topics
 from connectors.clock import SystemClock
 from connectors.feed import Writer
-from connectors.subscriptions import SubscriptionsTable
+from connectors.subscriptions import ById, SubscriptionsTable
 from schemas.errors import InvalidSubscriptionError
 from schemas.redaction import redacted
 from schemas.subscription import Subscription, json_form, subscription_from_json, subscription_to_json
@@ -41,35 +41,11 @@ Id = Annotated[str, typer.Argument(help="The subscription's id", metavar="ID")]
 Reveal = Annotated[bool, typer.Option("--reveal", help="Print the secrets too")]
 
 
-class _All:
-    """The index of a table that is only listed."""
-
-    def __init__(self) -> None:
-        self.by_id: dict[str, Subscription] = {}
-
-    def put(self, subscription: Subscription) -> Subscription | None:
-        old = self.by_id.get(subscription.id)
-        self.by_id[subscription.id] = subscription
-        return old
-
-    def remove(self, subscription_id: str) -> Subscription | None:
-        return self.by_id.pop(subscription_id, None)
-
-    def get(self, subscription_id: str) -> Subscription | None:
-        return self.by_id.get(subscription_id)
-
-    def match(self, tenant: str, event_type: str) -> Sequence[Subscription]:
-        raise NotImplementedError("this table is only listed")
-
-    def __len__(self) -> int:
-        return len(self.by_id)
-
-
 async def read_all(settings: Settings) -> dict[str, Subscription]:
     """Every subscription in force, by id. What is bad on the topic is logged as a warning and left out."""
     config = client_config(settings)
     await require_topics(config, [settings.topics.subscriptions])
-    index = _All()
+    index = ById()
     async with open_registry(settings) as registry:
         with steps("reading subscriptions") as progress:
             table = SubscriptionsTable(
@@ -81,7 +57,7 @@ async def read_all(settings: Settings) -> dict[str, Subscription]:
             )
             await table.start()
             await table.stop()
-    return index.by_id
+    return {each.id: each for each in index.after(None)}
 
 
 @app.command("put")

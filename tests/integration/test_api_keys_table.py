@@ -21,9 +21,7 @@ def key(number: int) -> ApiKey:
 
 
 async def test_keys_come_and_go(kafka: Cluster, prefix: str) -> None:
-    topic = CompactedTopic(
-        kafka.bootstrap, f"{prefix}api.keys", cleanup="delete"
-    )
+    topic = CompactedTopic(kafka.bootstrap, f"{prefix}api.keys", cleanup="delete")
     first, second, last = key(1), key(2), key(3)
     topic.write(second.id, encode_key(HEADER, second))
     table = KeysTable(topic.conf, topic.name)

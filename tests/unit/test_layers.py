@@ -16,6 +16,7 @@ MODULES = (
     "schemas/__init__.py",
     "streams/__init__.py",
     "streams/agents.py",
+    "streams/api_app.py",
     "streams/app.py",
     "streams/cli/__init__.py",
     "streams/core/__init__.py",

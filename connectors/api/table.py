@@ -1,0 +1,15 @@
+"""All routes of the API. One that does not stand here cannot be called.
+
+Each noun's module has its own `ROUTES`.
+"""
+
+from __future__ import annotations
+
+from connectors.api import discovery, health, subscriptions
+from connectors.api.routes import Route
+
+ROUTES: list[Route] = [
+    *subscriptions.ROUTES,
+    *health.ROUTES,
+    *discovery.ROUTES,
+]

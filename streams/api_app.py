@@ -1,0 +1,64 @@
+"""The composition root of `distributary api`: tables and services, and the application that is made of them.
+
+What is connected to what, and in which order it starts and stops; nothing else.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+from collections.abc import AsyncIterator
+
+import msgspec
+from aiohttp import web
+
+from connectors.admin import check_topics
+from connectors.api.app import ApiConfig, make_app
+from connectors.api.discovery import Document
+from connectors.api.health import Readiness
+from connectors.api.openapi import openapi
+from connectors.api.principal import Authenticate
+from connectors.api.routes import Services
+from connectors.api.subscriptions import Listing
+from connectors.api.table import ROUTES
+from connectors.clock import SystemClock
+from connectors.endpoints import EndpointTable
+from connectors.subscriptions import ById, SubscriptionsTable
+from streams.settings import Settings
+from streams.wiring import WorkerError, client_config, make_registry, register_own_schemas
+
+
+@contextlib.asynccontextmanager
+async def api_app(settings: Settings, authenticate: Authenticate) -> AsyncIterator[web.Application]:
+    """The application, whose tables have caught up. WorkerError when it cannot start; ClusterError; TableError."""
+    config, topics, clock = client_config(settings), settings.topics, SystemClock()
+    if problems := await check_topics(config, topics.specs()):
+        raise WorkerError(f"{problems[0]}; run `distributary topics apply` (`topics check` shows all {len(problems)})")
+    async with contextlib.AsyncExitStack() as stack:
+        registry = make_registry(settings)
+        stack.push_async_callback(registry.close)
+        await register_own_schemas(registry, topics)
+        index = ById()
+        subscriptions = SubscriptionsTable(config, topics.subscriptions, index=index, schemas=registry)
+        endpoints = EndpointTable(config, topics.endpoints_state)
+        for table in (subscriptions, endpoints):
+            stack.push_async_callback(table.stop)
+            await table.start()
+
+        services = Services(
+            authenticate,
+            Document(msgspec.json.encode(openapi(ROUTES))),
+            Listing(index, endpoints),
+            Readiness(lambda: [table.trouble for table in (subscriptions, endpoints) if table.trouble]),
+        )
+        yield make_app(
+            ROUTES,
+            services,
+            ApiConfig(
+                monotonic=clock.monotonic,
+                new_id=lambda: secrets.token_hex(12),
+                request_seconds=settings.api_request_s,
+                rate=settings.api_rate,
+                burst=settings.api_burst,
+            ),
+        )

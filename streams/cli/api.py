@@ -1,0 +1,47 @@
+"""`distributary api`."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Annotated, Literal
+
+import typer
+
+from connectors.api.principal import FixedKeys
+from streams.api_app import api_app
+from streams.cli.options import Bootstrap, Prefix, RegistryUrl, load_settings
+from streams.cli.output import note, say
+from streams.cli.running import log_to_stderr, run
+from streams.cli.serving import is_loopback, served
+
+
+def api(
+    host: Annotated[str, typer.Option(help="The address to listen on")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one")] = 8080,
+    bootstrap: Bootstrap = None,
+    prefix: Prefix = None,
+    registry_url: RegistryUrl = None,
+    log_level: Annotated[
+        Literal["DEBUG", "INFO", "WARNING", "ERROR"] | None,
+        typer.Option(envvar="DISTRIBUTARY_LOG_LEVEL", show_default="INFO"),
+    ] = None,
+) -> None:
+    """Serve the HTTP API, until stopped.
+
+    It keeps nothing itself: what is changed is written to Kafka, and what is shown is read from there, so any number
+    of them may run. Prints its URL on stdout once it works. SIGTERM or Ctrl-C lets requests under way end; a second one
+    stops at once. Let a proxy do TLS before you listen on more than this machine.
+
+    Example: distributary api --bootstrap localhost:9092
+    """
+    settings = load_settings(bootstrap=bootstrap, prefix=prefix, registry_url=registry_url, log_level=log_level)
+    log_to_stderr(settings.log_level)
+    if not is_loopback(host):
+        note(f"API keys are sent to {host} in the clear, unless a proxy in front of it does TLS")
+
+    async def main(stop: asyncio.Event) -> None:
+        async with api_app(settings, FixedKeys({})) as app, served(app, host, port, what="the API") as url:
+            say(f"ready: {url}")
+            await stop.wait()
+
+    run(main, graceful=True)
