@@ -43,9 +43,32 @@ class Clock(Protocol):
     def now_ms(self) -> int: ...
 
 
+class Publisher(Protocol):
+    """`streams.ports.Publisher`, as far as it is used: one transaction at a time."""
+
+    async def start(self) -> None: ...
+
+    async def publish(self, records: Sequence[Out], offsets: Sequence[tuple[str, int, int, str]]) -> None: ...
+
+    async def close(self) -> None: ...
+
+
+class Follower(Protocol):
+    """What fills the window (`connectors/seen.py:SeenTable`)."""
+
+    async def start(self) -> None: ...
+
+    async def wait(self) -> None: ...
+
+    async def stop(self) -> None: ...
+
+
 class Once(msgspec.Struct, frozen=True, gc=False):
-    """What makes a repetition one: `key` is `<tenant or source>/<their key>`; `digest` of what is published under it
-    (`schemas.seen.digest_of`; empty: any repetition counts as the same); `id` is what a repetition is answered with."""
+    """What makes a repetition one.
+
+    `key` is one of `event_key`, `request_key` and `source_key`. `digest` is of what is published under it
+    (`schemas.seen.digest_of`); empty, any repetition counts as the same. `id` is what a repetition is answered with.
+    """
 
     key: bytes
     digest: bytes
@@ -117,25 +140,25 @@ class Ingest:
 
     def __init__(
         self,
-        config: Mapping[str, Any],
+        publisher: Publisher,
+        window: SeenWindow,
+        follower: Follower,
         topics: Topics,
         *,
-        transactional_id: str,
         event_schema: int,
         seen_schema: int,
         clock: Clock,
-        limits: IngestLimits | None = None,
+        limits: IngestLimits,
     ) -> None:
-        """`config` is librdkafka's of the connection; the schema ids are those of event.v3 and seen.v1."""
-        self.limits = limits or IngestLimits()
+        """The schema ids are those of event.v3 and seen.v1."""
+        self.limits = limits
+        self._publisher = publisher
+        self._window = window
+        self._follower = follower
         self._topics = topics
         self._event_schema = event_schema
         self._seen_header = codec.wire_header(seen_schema)
         self._clock = clock
-        self._publisher = PairedPublisher(config, transactional_id, lambda: None)
-        marks_max = self.limits.marks_max
-        self._window = SeenWindow(self.limits.window_ms, marks_max)
-        self._table = SeenTable(config, topics.seen, self._window, marks_max=marks_max, now_ms=clock.now_ms)
         self._pending: dict[bytes, tuple[_Call, Known]] = {}
         self._queue: deque[_Call] = deque()
         self._taken: list[_Call] = []  # in the transaction of now
@@ -148,13 +171,13 @@ class Ingest:
     async def start(self) -> None:
         """End what a predecessor left open, and read what was seen. KafkaException, TableError."""
         await self._publisher.start()
-        await self._table.start()
+        await self._follower.start()
         self._running = asyncio.create_task(self._run(), name="ingest")
 
     async def wait(self) -> None:
         """Returns after `close`; raises what ended it: FencedError when another process has its id, TableError."""
         assert self._running is not None
-        followed = asyncio.ensure_future(self._table.wait())
+        followed = asyncio.ensure_future(self._follower.wait())
         await asyncio.wait([self._running, followed], return_when=asyncio.FIRST_COMPLETED)
         for ended in (self._running, followed):
             if ended.done() and not ended.cancelled():
@@ -167,13 +190,18 @@ class Ingest:
             self._running.cancel()
             await asyncio.gather(self._running, return_exceptions=True)
         await self._publisher.close()
-        await self._table.stop()
+        await self._follower.stop()
 
     # --- publishing -----------------------------------------------------------------------------------------
 
     def entry(self, event: Event, once: Once | None = None) -> Entry:
         """Of an event that is in order (`schemas.event.checked`), as the envelope, keyed for its order."""
         return Entry((self._topics.events, key_of(event), encode_event(self._event_schema, event), -1, None), once)
+
+    @property
+    def queued(self) -> int:
+        """Records that wait for Kafka, or are being written."""
+        return self._queued_records
 
     async def publish(self, entries: Sequence[Entry], once: Once | None = None) -> Published:
         """All of it in one transaction, but what was published before; returns when Kafka has it.
@@ -341,6 +369,47 @@ class Ingest:
         else:
             call.future.set_exception(error)
             call.future.exception()  # seen, also when nobody waits any more
+
+
+def kafka_ingest(
+    config: Mapping[str, Any],
+    topics: Topics,
+    *,
+    transactional_id: str,
+    event_schema: int,
+    seen_schema: int,
+    clock: Clock,
+    limits: IngestLimits | None = None,
+) -> Ingest:
+    """On a real Kafka; `config` is librdkafka's of the connection. A second process with the same transactional id ends
+    the first; what a process left open is ended sooner by one with its id."""
+    limits = limits or IngestLimits()
+    window = SeenWindow(limits.window_ms, limits.marks_max)
+    return Ingest(
+        PairedPublisher(config, transactional_id, lambda: None),
+        window,
+        SeenTable(config, topics.seen, window, marks_max=limits.marks_max, now_ms=clock.now_ms),
+        topics,
+        event_schema=event_schema,
+        seen_schema=seen_schema,
+        clock=clock,
+        limits=limits,
+    )
+
+
+def event_key(tenant: str, event_id: str) -> bytes:
+    """Of an event that has an id of its producer's, on `ingest.seen`."""
+    return f"{tenant}/{event_id}".encode()
+
+
+def request_key(tenant: str, idempotency_key: str) -> bytes:
+    """Of a request; no tenant begins with the question mark."""
+    return f"?{tenant}/{idempotency_key}".encode()
+
+
+def source_key(source_id: str, provider_id: str) -> bytes:
+    """Of what a provider sent to a source; no tenant begins with the at sign."""
+    return f"@{source_id}/{provider_id}".encode()
 
 
 def differ(known: Known | Once, once: Once) -> bool:

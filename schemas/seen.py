@@ -18,7 +18,7 @@ DIGEST_BYTES = 12
 
 
 class Seen(msgspec.Struct, frozen=True, gc=False):
-    """Field for field `schemas/avro/seen.v1.avsc`; the record's key is `<tenant or source>/<key>`."""
+    """Field for field `schemas/avro/seen.v1.avsc`; the record's key says whose it is."""
 
     id: str
     digest: bytes
