@@ -79,10 +79,11 @@ class _UnusableError(Exception):
 class AiohttpRoute:
     """One URL with its static headers, validated. Belongs to the sender that made it."""
 
-    __slots__ = ("headers", "origin", "proxy", "target", "timeout_s", "url")
+    __slots__ = ("headers", "origin", "proxy", "target", "timeout_s", "uri", "url")
 
     def __init__(self, target: Target, headers: Sequence[tuple[str, str]], proxy: str | None, timeout_s: float) -> None:
         self.origin = target.origin
+        self.uri = target.uri
         self.target = target
         self.url = URL(target.origin + target.path, encoded=True)
         self.headers = headers

@@ -89,10 +89,11 @@ class _Origin:
 class HttpRoute:
     """One URL with its static headers, validated and rendered. Belongs to the sender that made it."""
 
-    __slots__ = ("head", "origin", "pool", "timeout_s")
+    __slots__ = ("head", "origin", "pool", "timeout_s", "uri")
 
-    def __init__(self, origin: str, pool: _Origin, head: bytes, timeout_s: float) -> None:
-        self.origin = origin
+    def __init__(self, target: Target, pool: _Origin, head: bytes, timeout_s: float) -> None:
+        self.origin = target.origin
+        self.uri = target.uri
         self.pool = pool
         self.head = head
         self.timeout_s = timeout_s
@@ -186,7 +187,7 @@ class HttpSender:
         if pool is None:
             pool = self._origins[target.origin] = _Origin(target)
         head = f"POST {target.path} HTTP/1.1\r\nhost: {target.authority}\r\n".encode("ascii") + fields
-        return HttpRoute(target.origin, pool, head, timeout_s)
+        return HttpRoute(target, pool, head, timeout_s)
 
     def post(self, route: AnyRoute, headers: Sequence[tuple[str, str]], body: bytes, done: PostDone) -> None:
         """Send one POST; `done` is called exactly once, later, on the loop's thread.

@@ -58,6 +58,10 @@ class AnyRoute(Protocol):
     def origin(self) -> str:
         """As in `Target.origin`."""
 
+    @property
+    def uri(self) -> str:
+        """As in `Target.uri`."""
+
 
 class Target(msgspec.Struct, frozen=True):
     """A parsed endpoint URL.
@@ -74,6 +78,11 @@ class Target(msgspec.Struct, frozen=True):
     origin: str
     authority: str
     is_address: bool
+
+    @property
+    def uri(self) -> str:
+        """The target URI as a receiver reconstructs it (RFC 9110, section 7.1): without the default port."""
+        return f"{'https' if self.tls else 'http'}://{self.authority}{self.path}"
 
 
 def parse_target(url: str) -> Target:

@@ -407,6 +407,11 @@ class MemoryRoute(msgspec.Struct, frozen=True):
         """As in `Target.origin`."""
         return self.target.origin
 
+    @property
+    def uri(self) -> str:
+        """As in `Target.uri`."""
+        return self.target.uri
+
 
 class Posted(msgspec.Struct, frozen=True):
     """One POST as the endpoint would see it; `number` counts from 0."""

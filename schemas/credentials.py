@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import binascii
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import Any, Literal, NoReturn
 
@@ -35,6 +35,15 @@ PEM_LENGTH_MAX = 32_768
 
 Signature = Literal["standard", "github", "stripe", "rfc9421"]
 DEFAULT_SIGNATURES: tuple[Signature, ...] = ("standard",)
+#: The header fields of each form, in lower case, besides `webhook-*`.
+SIGNATURE_HEADERS: dict[Signature, tuple[str, ...]] = {
+    "standard": (),
+    "github": ("x-hub-signature-256",),
+    "stripe": ("stripe-signature",),
+    "rfc9421": ("content-digest", "signature-input", "signature"),
+}
+#: Forms whose key is the text of a symmetric secret.
+TEXT_KEYED: frozenset[Signature] = frozenset({"github", "stripe"})
 Verification = Literal["none", "challenge", "cloudevents", "ping"]
 
 
@@ -144,10 +153,17 @@ def private_key(secret: str) -> bytes:
     return key[:32]
 
 
-def check_signatures(signatures: Sequence[str]) -> None:
-    """InvalidSubscriptionError unless there is one at least, and none twice."""
+def check_signatures(signatures: Sequence[Signature], secrets: Sequence[str], headers: Iterable[str]) -> None:
+    """InvalidSubscriptionError unless there is one at least and none twice, the secrets can make each, and no header of
+    the subscription's own has the name of one."""
     if not signatures or len(set(signatures)) < len(signatures):
         _refuse("signatures: one at least is needed, and none twice (standard, github, stripe, rfc9421)")
+    if not TEXT_KEYED.isdisjoint(signatures) and all(secret.startswith(PRIVATE) for secret in secrets):
+        _refuse("signatures: github and stripe need a whsec_ secret; add one, or leave them out")
+    written = {name for form in signatures for name in SIGNATURE_HEADERS[form]}
+    for name in headers:
+        if name.lower() in written:
+            _refuse(f"headers: {name!r} is written by the engine, as signatures asks")
 
 
 @lru_cache(maxsize=1_000)

@@ -312,7 +312,7 @@ def checked(subscription: Subscription) -> Subscription:
     if s.content_type:
         check_content_type(s.content_type, s.format)
     if s.signatures is not DEFAULT_SIGNATURES:
-        check_signatures(s.signatures)
+        check_signatures(s.signatures, s.secrets, s.headers)
     if s.auth:
         check_auth(s.auth, s.headers)
     if s.tls:

@@ -34,6 +34,10 @@ class Route(Protocol):
     @property
     def origin(self) -> str: ...
 
+    @property
+    def uri(self) -> str:
+        """The URL as it is requested, which a receiver can reconstruct (RFC 9110, section 7.1)."""
+
 
 class Sender(Protocol):
     """The delivery client."""

@@ -23,25 +23,22 @@ class Outgoing:
         """ValueError with a sentence when the sender refuses the endpoint."""
         self._route = sender.route(subscription.url, subscription.headers, subscription.timeout_ms / 1000)
         self._post = sender.post
+        self._header_names = frozenset(name.lower() for name in subscription.headers)
         #: Whether anything may be posted: not with secrets that are sealed, or of a kind that is not known here.
         self.usable = True
+        s, uri = subscription, self._route.uri
         try:
-            self._signer = Signer(subscription.secrets)
+            self._signer = Signer(s.secrets, s.secrets_expire_ms, s.signatures, uri)
         except InvalidSubscriptionError:
             self.usable = False
-        self._header_names = frozenset(name.lower() for name in subscription.headers)
+        else:
+            self._header_names |= self._signer.header_names
         self.origin = self._route.origin
 
     def post(self, identifier: str, delivery: Delivery, body: bytes, now_ms: int, done: PostDone) -> None:
         """POST a delivery's own body, or that of a batch that it stands for; `done` as in `Sender.post`."""
-        timestamp_s = now_ms // 1000
-        headers = [
-            ("content-type", delivery.content_type),
-            ("webhook-id", identifier),
-            ("webhook-timestamp", str(timestamp_s)),
-            ("webhook-signature", self._signer.sign(identifier, timestamp_s, body)),
-        ]
-        if delivery.headers:  # what the subscription sets itself wins
+        headers = self._signer.headers(identifier, delivery.content_type, body, now_ms)
+        if delivery.headers:  # what the subscription sets itself wins, and what signs
             headers += [each for each in delivery.headers if each[0] not in self._header_names]
         if identifier is delivery.id and delivery.traceparent is not None:
             headers.append(("traceparent", delivery.traceparent))

@@ -23,6 +23,7 @@ from connectors.clock import SystemClock
 from connectors.feed import Writer
 from connectors.subscriptions import ById, SubscriptionsTable
 from schemas.errors import InvalidSubscriptionError
+from schemas.public_key import public_keys
 from schemas.redaction import redacted
 from schemas.subscription import Subscription, json_form, subscription_from_json, subscription_to_json
 from streams.cli.options import AsJson, Bootstrap, Prefix, RegistryUrl, load_settings, open_registry
@@ -182,9 +183,13 @@ def delete(
 
 
 def shown(subscription: Subscription, *, reveal: bool) -> dict[str, Any]:
-    """All fields, as JSON; secrets hidden unless revealed, and so are headers, which may carry credentials."""
+    """All fields, as JSON; secrets hidden unless revealed, and so are headers, which may carry credentials.
+
+    In place of hidden private keys, their public ones are shown.
+    """
     if not reveal:
-        return json_form(redacted(subscription))
+        keys = public_keys(subscription.secrets)
+        return json_form(redacted(subscription)) | ({"public_keys": keys} if keys else {})
     return json_form({name: getattr(subscription, name) for name in subscription.__struct_fields__})
 
 

@@ -248,9 +248,20 @@ async def test_a_route_names_its_origin(caller: Caller) -> None:
     assert caller.sender.route("http://[::1]/x", {}, 15).origin == "http://[::1]:80"
 
 
+async def test_a_route_names_the_uri_that_the_endpoint_can_reconstruct(caller: Caller) -> None:
+    async with serving(answering(OK)) as server:
+        route = caller.sender.route(server.url("/a b?c=d e").replace(" ", "%20"), {}, 15)
+        await caller.start_on(route)
+    (request,) = server.requests
+    _, target, _ = request.line.split()
+    assert route.uri == f"http://{request.header('host')}{target}"
+    assert caller.sender.route("https://Hooks.test:443", {}, 15).uri == "https://hooks.test/"
+
+
 async def test_a_route_of_another_sender_is_a_mistake(caller: Caller) -> None:
     class Foreign:
         origin = "https://hooks.test:443"
+        uri = "https://hooks.test/"
 
     with pytest.raises(TypeError):
         caller.sender.post(Foreign(), (), b"", lambda result: None)

@@ -77,6 +77,16 @@ def test_what_is_shown_of_a_subscription_holds_no_secret() -> None:
     assert hidden.keys() == {*Subscription.__struct_fields__}
 
 
+def test_public_keys_are_shown_in_place_of_private_ones() -> None:
+    private = "whsk_6Xb/dCcHpPea21PS1N9VY/NZW723CEc77N4rJCubMbfVKIDij2HKpMKkioLlX0dRqSKJp4AJ6p9lMicMFs6Kvg=="
+    secrets = (private, "whsec_abc")
+    subscription = Subscription(id="a", url="https://a.example/", event_types=("*",), secrets=secrets)
+    hidden = shown(subscription, reveal=False)
+    assert hidden["public_keys"] == ["whpk_1SiA4o9hyqTCpIqC5V9HUakiiaeACeqfZTInDBbOir4="]
+    assert private not in str(hidden)
+    assert "public_keys" not in shown(subscription, reveal=True)  # which can be put again as it is
+
+
 @pytest.mark.parametrize(
     ("error", "said"),
     [
