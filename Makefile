@@ -22,11 +22,12 @@ demo: .venv/.ready ## set up, then the whole job: Kafka, fan-out, deliveries, re
 test: .venv/.ready ## set up, then the tests (T='-k name' passes through)
 	@$(BIN)/python -m tests $(T)
 
-check: .venv/.ready ## lint, format, types and layers
+check: .venv/.ready ## lint, format, types, layers, and what is dangerous
 	$(BIN)/ruff check $(SOURCES)
 	$(BIN)/ruff format --check $(SOURCES)
 	$(BIN)/mypy $(SOURCES)
 	$(BIN)/lint-imports --no-cache
+	$(BIN)/bandit --quiet --configfile pyproject.toml --recursive connectors schemas streams
 
 fuzz: .venv/.ready ## fuzz filters and decoders for FUZZ_MINUTES, 10 by default
 	@$(BIN)/python -m tests.fuzz --minutes $(or $(FUZZ_MINUTES),10)

@@ -23,4 +23,4 @@ class SystemClock:
 
     def jitter(self) -> float:
         """Uniform in [0, 1). Spreads retries; not for secrets."""
-        return random.random()
+        return random.random()  # nosec B311
