@@ -36,6 +36,7 @@ REQUEST_SECONDS = 10.0
 #: How long brokers are asked again of whom all refuse connections.
 REFUSED_SECONDS = 2.0
 _TRY_SECONDS = 0.5
+KAFKA_PORT = 9092  # librdkafka's, where an address has none
 #: A created topic is known to the controller first and to the other brokers a moment later.
 SETTLE_SECONDS = 15.0
 _POLL_SECONDS = 0.05
@@ -68,6 +69,18 @@ async def require_topics(config: Mapping[str, Any], names: Sequence[str]) -> Non
     topics = (await asyncio.to_thread(lambda: connected(config).list_topics(timeout=REQUEST_SECONDS))).topics
     if missing := [name for name in names if name not in topics]:
         raise ClusterError(f"the topic {missing[0]} does not exist; run `distributary topics apply`, or check --prefix")
+
+
+async def broker_places(config: Mapping[str, Any]) -> list[tuple[str, int]]:
+    """(host, port) of all brokers: those that the settings name, and those that the cluster does. ClusterError."""
+    metadata = await asyncio.to_thread(lambda: connected(config).list_topics(timeout=REQUEST_SECONDS))
+    named = (address.strip().rpartition("://")[2] for address in str(config["bootstrap.servers"]).split(","))
+    return [*map(_place, named), *((str(broker.host), broker.port) for broker in metadata.brokers.values())]
+
+
+def _place(address: str) -> tuple[str, int]:
+    host, _, port = address.rpartition(":")
+    return (host.strip("[]"), int(port)) if host else (address, KAFKA_PORT)
 
 
 async def delete_topics(config: Mapping[str, Any], names: Sequence[str]) -> None:

@@ -1,8 +1,8 @@
 """The delivery client on aiohttp: for endpoints that are reached through an HTTP proxy.
 
 Same contract as `http_sender`, at a fraction of its speed. With a proxy it is the proxy that resolves names,
-so the address guard can judge literal addresses only and the proxy has to restrict the rest; without one,
-names go through a resolver that hands aiohttp nothing but addresses the guard allows.
+so the address guard can judge literal addresses, names, ports and schemes only and the proxy has to restrict the rest;
+without one, names go through a resolver that hands aiohttp nothing but addresses the guard allows.
 
 It does NOT follow redirects, decompress or keep cookies, and reads no .netrc file. Where aiohttp differs:
 header values outside ASCII are sent as UTF-8, the number of idle connections in all is not bounded (per
@@ -135,7 +135,7 @@ class AiohttpSender:
         self._ssl_context = ssl_context or default_ssl_context()
         self._resolver = resolver or Resolver()
         self._names = FieldNames()
-        self._sessions: dict[tuple[bool, bool], aiohttp.ClientSession] = {}
+        self._sessions: dict[tuple[bool, bool, bool], aiohttp.ClientSession] = {}
         self._tasks: set[asyncio.Task[PostResult]] = set()
         self._closed = False
 
@@ -209,7 +209,7 @@ class AiohttpSender:
         return PostResult(0, int((self._loop.time() - started) * 1e6), cause, detail)
 
     async def _post(self, route: AiohttpRoute, headers: Sequence[tuple[str, str]], body: bytes) -> _Answer:
-        if route.target.is_address and (refusal := self._guard.refusal(route.target.host)):
+        if refusal := self._guard.target_refusal(route.target, proxied=route.proxy is not None):
             raise _UnusableError("address_refused", refusal)
         attempt = _Attempt()
         try:
@@ -229,7 +229,7 @@ class AiohttpSender:
         attempt: _Attempt,
         fresh: bool,
     ) -> _Answer:
-        session = self._session(proxied=route.proxy is not None, fresh=fresh)
+        session = self._session(proxied=route.proxy is not None, fresh=fresh, tls=route.target.tls)
         async with session.post(
             route.url,
             data=body if len(body) < BODY_BYTES_AS_IS_MAX else io.BytesIO(body),
@@ -267,22 +267,23 @@ class AiohttpSender:
             response.close()
             raise failure
 
-    def _session(self, proxied: bool, fresh: bool) -> aiohttp.ClientSession:
-        """The session for direct or proxied requests, on pooled or on fresh connections."""
-        session = self._sessions.get((proxied, fresh))
+    def _session(self, proxied: bool, fresh: bool, tls: bool) -> aiohttp.ClientSession:
+        """The session for direct or proxied requests, on pooled or on fresh connections, with or without TLS: a
+        connector does not tell its resolver what the address is for, and the guard wants to know."""
+        session = self._sessions.get((proxied, fresh, tls))
         if session is None:
             trace = aiohttp.TraceConfig()
             trace.on_connection_reuseconn.append(_on_reuse)
             reuse: _Reuse = {"force_close": True} if fresh else {"keepalive_timeout": self._idle_timeout_s}
             connector = _Connector(
-                resolver=_AllowedAddresses(self._resolver, None if proxied else self._guard),
+                resolver=_AllowedAddresses(self._resolver, None if proxied else self._guard, tls),
                 use_dns_cache=False,  # the resolver has a cache, and the guard is asked every time
                 limit=0,
                 limit_per_host=self._connections_per_origin_max,
                 ssl=self._ssl_context,
                 **reuse,
             )
-            session = self._sessions[proxied, fresh] = aiohttp.ClientSession(
+            session = self._sessions[proxied, fresh, tls] = aiohttp.ClientSession(
                 connector=connector,
                 cookie_jar=aiohttp.DummyCookieJar(),
                 auto_decompress=False,
@@ -318,9 +319,10 @@ class _Connector(aiohttp.TCPConnector):
 class _AllowedAddresses(abc.AbstractResolver):
     """Hands aiohttp the addresses the guard allows; all of them without a guard."""
 
-    def __init__(self, resolver: Resolver, guard: AddressGuard | None) -> None:
+    def __init__(self, resolver: Resolver, guard: AddressGuard | None, tls: bool) -> None:
         self._resolver = resolver
         self._guard = guard
+        self._tls = tls
 
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
@@ -329,7 +331,8 @@ class _AllowedAddresses(abc.AbstractResolver):
             addresses = await self._resolver.addresses(host)
         except NameNotResolvedError as error:
             raise OSError(str(error)) from error
-        refusals = [(one, self._guard.refusal(one) if self._guard else None) for one in addresses]
+        guard = self._guard
+        refusals = [(one, guard.refusal(one, port, tls=self._tls) if guard else None) for one in addresses]
         allowed = [address for address, refusal in refusals if refusal is None]
         if not allowed:
             raise _AddressRefusedError(refusals[0][1])

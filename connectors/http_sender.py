@@ -393,6 +393,8 @@ class HttpSender:
 
     async def _allowed_addresses(self, target: Target, deadline: float) -> list[str]:
         """The addresses of the host that the guard lets through, at least one."""
+        if refusal := self._guard.target_refusal(target):
+            raise NotConnectedError("address_refused", refusal)
         addresses: Sequence[str] = (target.host,)
         if not target.is_address:
             try:
@@ -402,7 +404,7 @@ class HttpSender:
                 raise NotConnectedError("dns_failed", str(error)) from error
             except TimeoutError:
                 raise NotConnectedError("dns_failed", f"The name {target.host} did not resolve in time.") from None
-        refusals = [(address, self._guard.refusal(address)) for address in addresses]
+        refusals = [(one, self._guard.refusal(one, target.port, tls=target.tls)) for one in addresses]
         allowed = [address for address, refusal in refusals if refusal is None]
         if not allowed:
             raise NotConnectedError("address_refused", refusals[0][1] or "")

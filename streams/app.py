@@ -49,6 +49,7 @@ from streams.wiring import (
     Role,
     WorkerError,
     client_config,
+    make_guard,
     make_registry,
     register_own_schemas,
 )
@@ -203,7 +204,7 @@ class Worker:
         endpoints = EndpointTable(client_config(settings), topics.endpoints_state)
         stack.push_async_callback(endpoints.stop)
         await endpoints.start()
-        sender = self._sender()
+        sender = self._sender(await make_guard(settings))
         stack.push_async_callback(sender.close)
         reader = KafkaLogReader(client_config(settings), topics.parked)
         stack.push_async_callback(reader.close)
@@ -233,8 +234,7 @@ class Worker:
         part.listen("delivery", [topics.deliveries, *topics.tiers.values(), topics.parked], stage.admit)
         return part
 
-    def _sender(self) -> Sender:
-        guard = AddressGuard(allow_private=self.settings.allow_private_networks)
+    def _sender(self, guard: AddressGuard) -> Sender:
         # As many as there are places: what is too much for an endpoint its lane knows. Fewer, and endpoints that hang
         # would hold up others behind the same host.
         most = self.settings.in_flight_max

@@ -8,12 +8,30 @@ from __future__ import annotations
 import socket
 import uuid
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+from pydantic import BeforeValidator, Field, field_validator
+from pydantic_settings import (
+    BaseSettings,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
 
 from schemas.topics import Topics
+
+
+def _texts(value: object) -> object:
+    """The parts of a text with commas, as variables have them; a list as it is, as the file has it."""
+    return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+
+#: Several short texts: `a,b` in a variable, `["a", "b"]` in the file.
+Texts = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_texts)]
+
+#: Below 1024, all but those of HTTP: nobody's webhooks are received there, and much else listens there.
+DENY_PORTS = ("1-79", "81-442", "444-1023")
 
 
 class Settings(BaseSettings):
@@ -62,6 +80,16 @@ class Settings(BaseSettings):
         description="stable and unique per worker, as a pod's name: a restart ends what its predecessor left open",
     )
     allow_private_networks: bool = Field(default=False, description="deliver to loopback and private addresses too")
+    allow_http: bool = Field(
+        default=False,
+        description="deliver to public addresses without TLS too (http://); never needed for private ones",
+    )
+    allow_networks: Texts = Field(default=(), description="networks (CIDR) that deliveries may go to in any case")
+    deny_networks: Texts = Field(default=(), description="networks (CIDR) that deliveries never go to")
+    deny_ports: Texts = Field(default=DENY_PORTS, description="ports that deliveries never go to: 25, 1-79")
+    own_listeners: Texts = Field(
+        default=(), description="host:port or *:port of this system that no endpoint may be at; Kafka's are known"
+    )
     proxy: str | None = Field(default=None, description="deliver through this HTTP proxy (with the aiohttp sender)")
     guarantee: Literal["exactly_once", "at_least_once"] = Field(
         default="exactly_once",

@@ -6,9 +6,13 @@ starts nothing.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
+from connectors.address_guard import AddressGuard
+from connectors.admin import broker_places
 from connectors.clock import SystemClock
+from connectors.own_listeners import find_listeners, place, place_of_url
 from connectors.registry import registry_from
 from connectors.registry_client import ConfluentRegistry
 from connectors.registry_folder import FolderRegistry
@@ -44,6 +48,30 @@ def client_config(settings: Settings) -> dict[str, Any]:
         raise WorkerError("no Kafka cluster is named; set DISTRIBUTARY_BOOTSTRAP=host:9092, or try `distributary dev`")
     # librdkafka waits up to 10 s between two tries to connect: a broker that was away for three would be for ten.
     return {"bootstrap.servers": settings.bootstrap, "reconnect.backoff.max.ms": 1_000, **settings.kafka}
+
+
+async def make_guard(settings: Settings, listening: Sequence[tuple[str, int]] = ()) -> AddressGuard:
+    """Where deliveries may go under these settings; `listening` is (address, or `*` for all, and port) of this process.
+
+    The brokers, the registry and `own_listeners` are no endpoints: their names are looked up here, once. WorkerError
+    when a setting is wrong, ClusterError when Kafka does not answer.
+    """
+    try:
+        places = [*listening, *map(place, settings.own_listeners)]
+        if settings.registry_url is not None:
+            places += map(place_of_url, settings.registry_url.split(","))
+        config = client_config(settings)
+        places += await broker_places(config)
+        return AddressGuard(
+            allow_private=settings.allow_private_networks,
+            allow=settings.allow_networks,
+            deny=settings.deny_networks,
+            allow_http=settings.allow_http,
+            deny_ports=settings.deny_ports,
+            own=await find_listeners(places),
+        )
+    except ValueError as error:
+        raise WorkerError(f"where deliveries may go is not clear: {error} Correct the setting") from None
 
 
 def make_registry(settings: Settings) -> FolderRegistry | ConfluentRegistry:

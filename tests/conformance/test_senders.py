@@ -28,13 +28,15 @@ if TYPE_CHECKING:
 
     from connectors.http_target import AnyRoute
 
-LOOPBACK = AddressGuard(allow=["127.0.0.0/8", "::1/128"])
+LOOPBACK = AddressGuard(allow=["127.0.0.0/8", "::1/128"], deny_ports=["1-79"])
+ANYWHERE = AddressGuard(allow=["127.0.0.0/8"], allow_http=True)
 NAMES = {
     "hooks.test": ["127.0.0.1"],
     "other.test": ["127.0.0.1"],
     "inside.test": ["10.1.2.3", "192.168.1.1"],
     "half.test": ["10.1.2.3", "127.0.0.1"],
     "detour.test": ["127.0.0.77", "127.0.0.1"],
+    "public.test": ["1.1.1.1"],
     "swamp.test": ["127.0.0.78", "127.0.0.1"],
 }
 
@@ -746,7 +748,17 @@ async def test_the_host_field_keeps_the_name(caller: Caller) -> None:
     assert server.requests[0].header("host") == f"hooks.test:{server.port}"
 
 
-@pytest.mark.parametrize("url", ["http://inside.test/", "http://169.254.169.254/", "http://[::ffff:10.0.0.1]/"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://inside.test/",
+        "http://169.254.169.254/",
+        "http://[::ffff:10.0.0.1]/",
+        "http://public.test/",  # without TLS
+        "http://hooks.test:25/",
+        "https://metadata.google.internal/",
+    ],
+)
 async def test_a_refused_address_is_not_connected_to(caller: Caller, url: str) -> None:
     result = await caller.post(url)
     assert result.cause == "address_refused"
@@ -895,7 +907,7 @@ async def test_closing_answers_everything_once(kind: str) -> None:
 
 
 async def test_a_proxy_gets_the_whole_url() -> None:
-    async with serving(answering(OK)) as proxy, calling("aiohttp", proxy=proxy.url("")) as caller:
+    async with serving(answering(OK)) as proxy, calling("aiohttp", ANYWHERE, proxy=proxy.url("")) as caller:
         assert (await caller.post("http://resolved.by.the.proxy/x")).status == 200
         assert (await caller.post("http://169.254.169.254/x")).cause == "address_refused"
     assert [request.line for request in proxy.requests] == ["POST http://resolved.by.the.proxy/x HTTP/1.1"]
@@ -905,7 +917,7 @@ async def test_a_proxy_may_come_from_the_environment(monkeypatch: pytest.MonkeyP
     async with serving(answering(OK)) as proxy, serving(answering(OK)) as server:
         monkeypatch.setenv("http_proxy", proxy.url(""))
         monkeypatch.setenv("no_proxy", "127.0.0.1")
-        async with calling("aiohttp", trust_env=True) as caller:
+        async with calling("aiohttp", ANYWHERE, trust_env=True) as caller:
             assert (await caller.post("http://resolved.by.the.proxy/x")).status == 200
             assert (await caller.post(server.url())).status == 200
         async with calling("aiohttp") as caller:
