@@ -37,6 +37,14 @@ class InvalidSubscriptionError(ValueError):
     """A subscription record that must not come into force; the message names the field."""
 
 
+class InvalidProviderError(ValueError):
+    """A declaration of how a provider signs that does not make sense; the message names the field."""
+
+
+class InvalidSourceError(ValueError):
+    """A source that must not come into force; the message names the field and quotes no secret."""
+
+
 class InvalidFilterError(ValueError):
     """A filter pattern that must not come into force: `path` is the place in it, as `$.data.amount[0].numeric[1]`."""
 

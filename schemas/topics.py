@@ -112,6 +112,10 @@ class Topics(msgspec.Struct, frozen=True):
         return f"{self.prefix}event.types"
 
     @property
+    def sources(self) -> str:
+        return f"{self.prefix}sources"
+
+    @property
     def tiers(self) -> dict[int, str]:
         """Topic by hold in milliseconds, ascending."""
         return {hold_ms: f"{self.prefix}deliveries.retry.{suffix}" for suffix, hold_ms in HOLDS_MS.items()}
@@ -138,4 +142,5 @@ class Topics(msgspec.Struct, frozen=True):
             # Longer than what was seen is remembered by default.
             TopicSpec(self.seen, 1, "compact,delete", 2 * DAY_MS, MIB),
             TopicSpec(self.event_types, 1, "compact", None, MIB),
+            TopicSpec(self.sources, 1, "compact", None, MIB),
         ]

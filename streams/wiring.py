@@ -40,6 +40,7 @@ class OwnSchemas(DeliverySchemas, frozen=True, kw_only=True):
     audit_record: int
     seen: int
     event_type: int
+    source: int
 
 
 def client_config(settings: Settings) -> dict[str, Any]:
@@ -103,4 +104,5 @@ async def register_own_schemas(registry: Registry, topics: Topics) -> OwnSchemas
         audit_record=await registry.register(f"{topics.audit}-value", own_schema("audit_record.v1")),
         seen=await registry.register(f"{topics.seen}-value", own_schema("seen.v1")),
         event_type=await registry.register(f"{topics.event_types}-value", own_schema("event_type.v1")),
+        source=await registry.register(f"{topics.sources}-value", own_schema("source.v1")),
     )
