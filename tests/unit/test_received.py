@@ -150,8 +150,8 @@ def batch(body: bytes, name: str = "sendgrid") -> list[Event] | Refused:
     document = read(provider, request)
     if isinstance(document, Refused):
         return document
-    who = {"source_id": "src", "tenant": "acme", "type_prefix": ""}
-    return events(provider, request, document, Verified(5000, "dig"), **who, now_ms=9000)  # type: ignore[arg-type]
+    verified = Verified(5000, "dig")
+    return events(provider, request, document, verified, source_id="src", tenant="acme", type_prefix="", now_ms=9000)
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Callable
+from functools import partial
 
 import msgspec
 import pytest
@@ -28,6 +29,14 @@ def with_header(request: Request, name: str, change: Callable[[str], str]) -> Re
     return replace(
         request, headers=tuple((each, change(value) if each == name else value) for each, value in request.headers)
     )
+
+
+def _replaced(old: str, new: str, text: str) -> str:
+    return text.replace(old, new)
+
+
+def _instead(new: str, _: str) -> str:
+    return new
 
 
 def signature_header(case: Case) -> str:
@@ -107,7 +116,7 @@ def test_refuses_another_time(case: Case) -> None:
     later = with_header(case.request, timestamp.header, lambda text: text.replace(signed, str(int(signed) + 1)))
     assert judged(case, later) == "wrong_signature"
     for wrong in ("", "x", f"+{signed}", f" {signed}", f"{signed}.0", f"0{signed}", "-1", "٣", "9" * 17):
-        changed = with_header(case.request, timestamp.header, lambda text, wrong=wrong: text.replace(signed, wrong))
+        changed = with_header(case.request, timestamp.header, partial(_replaced, signed, wrong))
         assert judged(case, changed) == "no_timestamp", wrong
     if timestamp.header != signature_header(case):
         twice = (*case.request.headers, (timestamp.header, signed))
@@ -139,7 +148,7 @@ def test_standard_webhooks_signs_the_id() -> None:
         "é": "no_id",
     }
     for message, reason in wrong.items():
-        assert judged(case, with_header(case.request, "webhook-id", lambda _, message=message: message)) == reason
+        assert judged(case, with_header(case.request, "webhook-id", partial(_instead, message))) == reason
     several = with_header(case.request, "webhook-signature", lambda text: f"v1,bm90IGl0 v1a,bm90IGl0 {text}")
     assert judged(case, several) == "verified"
 

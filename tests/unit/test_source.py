@@ -83,7 +83,8 @@ def test_it_must_fit_its_provider(change: dict[str, Any], sentence: str) -> None
 
 def test_a_sealed_secret_is_not_looked_into() -> None:
     sealed = "sealed:k1:" + "A" * 60
-    assert checked_with(source_from_fields(PLAIN | {"provider": "sendgrid", "secrets": [sealed]}), providers())
+    source = source_from_fields(PLAIN | {"provider": "sendgrid", "secrets": [sealed]})
+    assert checked_with(source, providers()) is source
 
 
 def test_overrides() -> None:
