@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import io
 import socket
+import ssl
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
 from urllib.request import getproxies, proxy_bypass
@@ -33,14 +34,14 @@ from connectors.http_target import (
     static_headers,
 )
 from connectors.resolver import NameNotResolvedError, Resolver
-from connectors.tls import default_ssl_context, tls_failure
+from connectors.tls import CertificateError, EndpointContexts, default_ssl_context, tls_failure
 from schemas.post import PostDone, PostResult
 
 if TYPE_CHECKING:
-    import ssl
     from collections.abc import Mapping, Sequence
 
     from connectors.address_guard import AddressGuard
+    from schemas.endpoint_tls import EndpointTls
 
 FIELD_CHARS_MAX = 128  # of a response field that is handed over
 #: aiohttp warns about larger bodies given as bytes.
@@ -79,9 +80,16 @@ class _UnusableError(Exception):
 class AiohttpRoute:
     """One URL with its static headers, validated. Belongs to the sender that made it."""
 
-    __slots__ = ("headers", "origin", "proxy", "target", "timeout_s", "uri", "url")
+    __slots__ = ("headers", "origin", "proxy", "target", "timeout_s", "tls", "uri", "url")
 
-    def __init__(self, target: Target, headers: Sequence[tuple[str, str]], proxy: str | None, timeout_s: float) -> None:
+    def __init__(
+        self,
+        target: Target,
+        headers: Sequence[tuple[str, str]],
+        proxy: str | None,
+        timeout_s: float,
+        tls: EndpointTls | None,
+    ) -> None:
         self.origin = target.origin
         self.uri = target.uri
         self.target = target
@@ -89,6 +97,7 @@ class AiohttpRoute:
         self.headers = headers
         self.proxy = proxy
         self.timeout_s = timeout_s
+        self.tls = tls
 
 
 class _Attempt:
@@ -120,6 +129,7 @@ class AiohttpSender:
         response_bytes_max: int = 65_536,
         header_bytes_max: int = 16_384,
         ssl_context: ssl.SSLContext | None = None,
+        endpoint_contexts: EndpointContexts | None = None,
         resolver: Resolver | None = None,
     ) -> None:
         self._loop = asyncio.get_running_loop()
@@ -133,6 +143,7 @@ class AiohttpSender:
         self._response_bytes_max = response_bytes_max
         self._header_bytes_max = header_bytes_max
         self._ssl_context = ssl_context or default_ssl_context()
+        self._contexts = endpoint_contexts or EndpointContexts()
         self._resolver = resolver or Resolver()
         self._names = FieldNames()
         self._sessions: dict[tuple[bool, bool, bool], aiohttp.ClientSession] = {}
@@ -144,13 +155,18 @@ class AiohttpSender:
         """How many POSTs have not been answered yet."""
         return len(self._tasks)
 
-    def route(self, url: str, headers: Mapping[str, str], timeout_s: float) -> AiohttpRoute:
-        """Validate a URL and static headers once; ValueError with a sentence when they must not be used."""
+    def route(
+        self, url: str, headers: Mapping[str, str], timeout_s: float, tls: EndpointTls | None = None
+    ) -> AiohttpRoute:
+        """Validate a URL and static headers once; ValueError with a sentence when they must not be used. Of `tls`, what
+        cannot be used is the answer of each POST, as `tls_failed`."""
         if not timeout_s > 0:
             raise ValueError("The time-out must be greater than 0 seconds.")
         target = parse_target(url)
         fields = [("host", target.authority), *static_headers(headers, self._names)]
-        return AiohttpRoute(target, fields, self._proxy or self._env_proxy(target), timeout_s)
+        if tls is not None and not target.tls:
+            raise ValueError("A client certificate or a CA needs a URL that begins with https://.")
+        return AiohttpRoute(target, fields, self._proxy or self._env_proxy(target), timeout_s, tls)
 
     def post(self, route: AnyRoute, headers: Sequence[tuple[str, str]], body: bytes, done: PostDone) -> None:
         """Send one POST; `done` is called exactly once, later, on the loop's thread.
@@ -205,7 +221,7 @@ class AiohttpSender:
         except _UnusableError as error:
             cause, detail = error.cause, error.detail
         except Exception as error:  # noqa: BLE001 - every request is answered, whatever aiohttp raises
-            cause, detail = _failure(route.target, error)
+            cause, detail = _failure(route, error)
         return PostResult(0, int((self._loop.time() - started) * 1e6), cause, detail)
 
     async def _post(self, route: AiohttpRoute, headers: Sequence[tuple[str, str]], body: bytes) -> _Answer:
@@ -229,6 +245,12 @@ class AiohttpSender:
         attempt: _Attempt,
         fresh: bool,
     ) -> _Answer:
+        context: ssl.SSLContext | bool = True  # the connector's own
+        if route.tls is not None:
+            try:
+                context = await self._contexts.of(route.tls)
+            except CertificateError as error:
+                raise _UnusableError("tls_failed", str(error)) from None
         session = self._session(proxied=route.proxy is not None, fresh=fresh, tls=route.target.tls)
         async with session.post(
             route.url,
@@ -236,6 +258,8 @@ class AiohttpSender:
             headers=CIMultiDict([*route.headers, *headers]),
             allow_redirects=False,
             proxy=route.proxy,
+            # aiohttp keeps connections by the context too, and each subscription has one of its own.
+            ssl=context,
             trace_request_ctx=attempt,
         ) as response:
             self._check_head(response)
@@ -365,8 +389,9 @@ def _began(error: Exception) -> bool:
     return isinstance(error, aiohttp.ServerDisconnectedError) and not isinstance(error.message, str)
 
 
-def _failure(target: Target, error: Exception) -> tuple[str, str]:
+def _failure(route: AiohttpRoute, error: Exception) -> tuple[str, str]:
     """One of `schemas.post.CAUSES` and a sentence for what aiohttp raised. Subclasses precede their bases."""
+    target = route.target
     match error:
         case aiohttp.ClientConnectorDNSError():
             cause = "address_refused" if isinstance(error.os_error, _AddressRefusedError) else "dns_failed"
@@ -392,6 +417,11 @@ def _failure(target: Target, error: Exception) -> tuple[str, str]:
             # aiohttp quotes what it read on further lines.
             reason = error.message.split("\n")[0].rstrip(":.")
             return "malformed_response", f"The response is not valid HTTP/1.1: {reason}."
+        case aiohttp.ClientOSError() if isinstance(error.__cause__, ssl.SSLError):
+            # TLS 1.3 tells only after the handshake that a certificate was not good enough.
+            return "tls_failed", tls_failure(target.host, error.__cause__)
+        case aiohttp.ServerDisconnectedError() if route.tls is not None and route.tls.certificate:
+            return "reset", "The connection ended early; the endpoint may not take the client certificate."
         case aiohttp.ClientPayloadError() | aiohttp.ServerDisconnectedError() | aiohttp.ClientOSError():
             return "reset", "The connection ended before the response was complete."
         case _:

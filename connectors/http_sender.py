@@ -34,13 +34,14 @@ import httptools
 
 from connectors.http_target import AnyRoute, FieldNames, Target, parse_target, render_fields, static_headers
 from connectors.resolver import NameNotResolvedError, Resolver
-from connectors.tls import default_ssl_context, tls_failure
+from connectors.tls import CertificateError, EndpointContexts, default_ssl_context, tls_failure
 from schemas.post import PostDone, PostResult
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from connectors.address_guard import AddressGuard
+    from schemas.endpoint_tls import EndpointTls
 
 SWEEP_S = 0.05
 FIELD_CHARS_MAX = 128  # of a response field that is handed over
@@ -70,12 +71,14 @@ class _Answer(NamedTuple):
 
 
 class _Origin:
-    """Scheme, host, port and the connections there. Lives as long as a route or a connection refers to it."""
+    """Scheme, host, port, whose TLS, and the connections made there with it. Lives as long as a route or a connection
+    refers to it."""
 
-    __slots__ = ("__weakref__", "answer", "answer_bytes", "idle", "slots", "target", "waiting")
+    __slots__ = ("__weakref__", "answer", "answer_bytes", "idle", "slots", "target", "tls", "waiting")
 
-    def __init__(self, target: Target) -> None:
+    def __init__(self, target: Target, tls: EndpointTls | None) -> None:
         self.target = target
+        self.tls = tls
         self.idle: list[_Connection] = []  # the most recently used last
         self.waiting: deque[_Request] = deque()
         self.slots = 0
@@ -121,7 +124,8 @@ class HttpSender:
     - `connect_timeout_s` covers name resolution, TCP and TLS of one connection; the total is the route's;
     - `response_bytes_max`: beyond it the status counts, and the connection is closed;
     - `header_bytes_max` bounds the head, and `excerpt_bytes_max` what is kept of the body;
-    - `ssl_context` replaces the default one (system CAs, TLS 1.2 or later).
+    - `ssl_context` replaces the default one (system CAs, TLS 1.2 or later), where an endpoint has none of its own in
+      `endpoint_contexts`.
 
     Deadlines are looked at every `SWEEP_S`. Durations are differences of `loop.time()`, which has millisecond
     resolution on uvloop.
@@ -139,6 +143,7 @@ class HttpSender:
         response_bytes_max: int = 65_536,
         header_bytes_max: int = 16_384,
         ssl_context: ssl.SSLContext | None = None,
+        endpoint_contexts: EndpointContexts | None = None,
         resolver: Resolver | None = None,
     ) -> None:
         self._loop = asyncio.get_running_loop()
@@ -153,7 +158,10 @@ class HttpSender:
         self._ssl_context = ssl_context
         self._resolver = resolver or Resolver()
         self._names = FieldNames()
-        self._origins: WeakValueDictionary[str, _Origin] = WeakValueDictionary()
+        self._contexts = endpoint_contexts or EndpointContexts()
+        # By the whole of what connections there have in common, not by a digest of it: who has another certificate, or
+        # trusts another CA, is somewhere else.
+        self._origins: WeakValueDictionary[tuple[str, EndpointTls | None], _Origin] = WeakValueDictionary()
         self._pending: set[_Request] = set()
         self._idle: OrderedDict[_Connection, float] = OrderedDict()  # with the time it became idle; the oldest first
         self._tasks: set[asyncio.Task[_Connection]] = set()
@@ -169,7 +177,7 @@ class HttpSender:
 
     @property
     def origins(self) -> int:
-        """How many origins are known: those with a route or a connection."""
+        """How many origins are known, one for each TLS of its own: those with a route or a connection."""
         return len(self._origins)
 
     @property
@@ -177,15 +185,20 @@ class HttpSender:
         """How many connections wait for a request, at most `idle_connections_max`."""
         return len(self._idle)
 
-    def route(self, url: str, headers: Mapping[str, str], timeout_s: float) -> HttpRoute:
-        """Validate a URL and static headers once; ValueError with a sentence when they must not be used."""
+    def route(
+        self, url: str, headers: Mapping[str, str], timeout_s: float, tls: EndpointTls | None = None
+    ) -> HttpRoute:
+        """Validate a URL and static headers once; ValueError with a sentence when they must not be used. Of `tls`, what
+        cannot be used is the answer of each POST, as `tls_failed`."""
         if not timeout_s > 0:
             raise ValueError("The time-out must be greater than 0 seconds.")
         target = parse_target(url)
         fields = render_fields(static_headers(headers, self._names), self._names)
-        pool = self._origins.get(target.origin)
+        if tls is not None and not target.tls:
+            raise ValueError("A client certificate or a CA needs a URL that begins with https://.")
+        pool = self._origins.get((target.origin, tls))
         if pool is None:
-            pool = self._origins[target.origin] = _Origin(target)
+            pool = self._origins[target.origin, tls] = _Origin(target, tls)
         head = f"POST {target.path} HTTP/1.1\r\nhost: {target.authority}\r\n".encode("ascii") + fields
         return HttpRoute(target, pool, head, timeout_s)
 
@@ -364,7 +377,7 @@ class HttpSender:
         target = origin.target
         deadline = self._loop.time() + self._connect_timeout_s
         allowed = await self._allowed_addresses(target, deadline)
-        ssl_context = self._tls() if target.tls else None
+        ssl_context = await self._context(origin, deadline) if target.tls else None
         failure = ""
         for position, address in enumerate(allowed):
             # Every address gets its share of the time left, so that one black hole does not use up all of it.
@@ -410,7 +423,15 @@ class HttpSender:
             raise NotConnectedError("address_refused", refusals[0][1] or "")
         return allowed
 
-    def _tls(self) -> ssl.SSLContext:
+    async def _context(self, origin: _Origin, deadline: float) -> ssl.SSLContext:
+        if origin.tls is not None:
+            try:
+                async with asyncio.timeout_at(deadline):
+                    return await self._contexts.of(origin.tls)
+            except CertificateError as error:
+                raise NotConnectedError("tls_failed", str(error)) from None
+            except TimeoutError:
+                raise NotConnectedError("connect_failed", "The certificates were not ready in time.") from None
         if self._ssl_context is None:
             self._ssl_context = default_ssl_context()
         return self._ssl_context
@@ -626,6 +647,9 @@ class _Connection(asyncio.Protocol):
         request = self.request
         if self.gone:
             return
+        if isinstance(error, ssl.SSLError) and self.failure is None:
+            # TLS 1.3 tells only now that a certificate was not good enough.
+            self.failure = "tls_failed", tls_failure(self.origin.target.host, error)
         if request is None:
             self._forget()
         elif self.status and not self.framed and error is None:
@@ -639,11 +663,16 @@ class _Connection(asyncio.Protocol):
         """The connection ended before it answered a byte. One that has served before was stale: open another for the
         request, once only, since that one has not served."""
         if not self.served:
-            self._fail(request, *(self.failure or ("reset", "The connection ended before the response began.")))
+            self._fail(request, *(self.failure or ("reset", self._hung_up())))
             return
         self.holds_slot = False  # the slot goes to the connection that is opened now
         self.close()
         self.sender._connect(request)
+
+    def _hung_up(self) -> str:
+        if self.origin.tls is not None and self.origin.tls.certificate:
+            return "The connection ended before the response began; the endpoint may not take the client certificate."
+        return "The connection ended before the response began."
 
     def _too_large(self) -> tuple[str, str]:
         return (

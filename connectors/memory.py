@@ -19,6 +19,7 @@ from connectors.log_reader import RECORDS_MAX
 from connectors.subscriptions import Index, SubscriptionChanged
 from schemas import codec
 from schemas.endpoint import EndpointState
+from schemas.endpoint_tls import EndpointTls
 from schemas.errors import (
     FencedError,
     RecordTooLargeError,
@@ -401,6 +402,7 @@ class MemoryRoute(msgspec.Struct, frozen=True):
     url: str
     headers: tuple[tuple[str, str], ...]
     timeout_s: float
+    tls: EndpointTls | None = None
 
     @property
     def origin(self) -> str:
@@ -420,6 +422,7 @@ class Posted(msgspec.Struct, frozen=True):
     url: str
     headers: dict[str, str]
     body: bytes
+    tls: EndpointTls | None = None
 
 
 #: The endpoint: what it answers, or None to leave the POST in flight until `MemorySender.answer`.
@@ -437,11 +440,16 @@ class MemorySender:
         self._waiting: dict[int, PostDone] = {}
         self._closed = False
 
-    def route(self, url: str, headers: Mapping[str, str], timeout_s: float) -> MemoryRoute:
+    def route(
+        self, url: str, headers: Mapping[str, str], timeout_s: float, tls: EndpointTls | None = None
+    ) -> MemoryRoute:
         """See the port: the same URLs and headers are refused as by the senders that do post."""
         if not timeout_s > 0:
             raise ValueError("The time-out must be greater than 0 seconds.")
-        return MemoryRoute(parse_target(url), url, tuple(static_headers(headers, self._names)), timeout_s)
+        target = parse_target(url)
+        if tls is not None and not target.tls:
+            raise ValueError("A client certificate or a CA needs a URL that begins with https://.")
+        return MemoryRoute(target, url, tuple(static_headers(headers, self._names)), timeout_s, tls)
 
     def post(self, route: AnyRoute, headers: Sequence[tuple[str, str]], body: bytes, done: PostDone) -> None:
         """See the port. TypeError for another sender's route."""
@@ -458,7 +466,7 @@ class MemorySender:
         except ValueError as error:
             loop.call_soon(self.answer, number, PostResult(0, 0, "invalid_request", str(error)))
             return
-        posted = Posted(number, route.url, dict([*route.headers, *headers]), body)
+        posted = Posted(number, route.url, dict([*route.headers, *headers]), body, route.tls)
         self.posted.append(posted)
         result = self._endpoint(posted)
         if result is not None:

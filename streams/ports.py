@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from schemas.endpoint import EndpointState
+from schemas.endpoint_tls import EndpointTls
 from schemas.frame import Out, Record
 from schemas.post import PostDone
 from schemas.subjects import Version
@@ -42,8 +43,9 @@ class Route(Protocol):
 class Sender(Protocol):
     """The delivery client."""
 
-    def route(self, url: str, headers: Mapping[str, str], timeout_s: float) -> Route:
-        """Parse and validate once; ValueError with a sentence for a URL or header that must not be used."""
+    def route(self, url: str, headers: Mapping[str, str], timeout_s: float, tls: EndpointTls | None = None) -> Route:
+        """Parse and validate once; ValueError with a sentence for a URL or header that must not be used, or for `tls`
+        with a URL that has none. What is wrong with a certificate is the answer of each POST (`tls_failed`)."""
 
     def post(self, route: Route, headers: Sequence[tuple[str, str]], body: bytes, done: PostDone) -> None:
         """POST; `done` is called exactly once, later, on the loop's thread. Raises nothing for endpoint reasons."""

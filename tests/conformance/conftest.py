@@ -17,6 +17,6 @@ if TYPE_CHECKING:
 
 def pytest_asyncio_loop_factories(config: pytest.Config, item: pytest.Item) -> Mapping[str, LoopFactory]:
     """Called by pytest-asyncio for every async test in this folder."""
-    if item.path.name == "test_senders.py":
+    if item.path.name in ("test_senders.py", "test_sender_tls.py"):
         return {"stock": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
     return {"stock": asyncio.new_event_loop}

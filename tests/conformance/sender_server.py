@@ -30,6 +30,7 @@ class Request:
     line: str
     headers: tuple[tuple[str, str], ...]
     body: bytes
+    shown: str = ""  # by the client's certificate
 
     def header(self, name: str) -> str | None:
         """The value of the first header of that (lower-case) name."""
@@ -51,6 +52,12 @@ class Peer:
         self._reader = reader
         self._writer = writer
 
+    @property
+    def shown(self) -> str:
+        """The common name of the client certificate; "" for none."""
+        subject = (self._writer.get_extra_info("peercert") or {}).get("subject", ())
+        return next((value for part in subject for name, value in part if name == "commonName"), "")
+
     async def head(self) -> Request:
         """Read a request head and leave its body unread. `IncompleteReadError` when the client closed."""
         head = await self._reader.readuntil(b"\r\n\r\n")
@@ -62,7 +69,7 @@ class Peer:
         """Read a complete request and record it."""
         head = await self.head()
         body = await self._reader.readexactly(int(head.header("content-length") or 0))
-        request = Request(self.number, head.line, head.headers, body)
+        request = Request(self.number, head.line, head.headers, body, self.shown)
         self.server.requests.append(request)
         return request
 

@@ -16,6 +16,7 @@ import msgspec
 import orjson
 
 from connectors.memory import MemoryRoute, MemorySender
+from schemas.endpoint_tls import EndpointTls
 from schemas.post import PostDone, PostResult
 from streams.ports import Route
 from tests.simulation.kafka import at_ms
@@ -151,9 +152,11 @@ class SimSender:
         self._numbers = itertools.count()
         self._waiting: dict[int, tuple[PostDone, PostStarted]] = {}
 
-    def route(self, url: str, headers: Mapping[str, str], timeout_s: float) -> MemoryRoute:
+    def route(
+        self, url: str, headers: Mapping[str, str], timeout_s: float, tls: EndpointTls | None = None
+    ) -> MemoryRoute:
         """See the port."""
-        return self._routes.route(url, headers, timeout_s)
+        return self._routes.route(url, headers, timeout_s, tls)
 
     def post(self, route: Route, headers: Sequence[tuple[str, str]], body: bytes, done: PostDone) -> None:
         """See the port."""

@@ -28,6 +28,7 @@ from schemas import codec
 from schemas.codec import put_string
 from schemas.delivery import FRESH, Delivery, dead_letter_schema, decode_delivery, encode_fresh, encode_tail
 from schemas.endpoint import EndpointState, Operation, decode_operation, decode_state
+from schemas.endpoint_tls import EndpointTls
 from schemas.event import Event
 from schemas.frame import Frame, Headers, OffsetLedger
 from schemas.ids import delivery_id
@@ -80,8 +81,10 @@ class TownSender:
         self._waiting: dict[int, tuple[PostDone, asyncio.TimerHandle]] = {}
         self.dead = False  # its process is: nothing leaves it, and nobody is told anything
 
-    def route(self, url: str, headers: Mapping[str, str], timeout_s: float) -> MemoryRoute:
-        return self._routes.route(url, headers, timeout_s)
+    def route(
+        self, url: str, headers: Mapping[str, str], timeout_s: float, tls: EndpointTls | None = None
+    ) -> MemoryRoute:
+        return self._routes.route(url, headers, timeout_s, tls)
 
     def post(self, route: Route, headers: Sequence[tuple[str, str]], body: bytes, done: PostDone) -> None:
         if self.dead:
