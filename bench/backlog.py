@@ -18,7 +18,7 @@ from bench.world import event, make_world, subscription
 EVENTS = 500_000
 ALONE_EVENTS = 100_000
 HEALTHY = 15
-DEAD_URL = "http://127.0.0.1:9/"  # nobody listens there
+DEAD_URL = "http://127.0.0.1:1024/"  # nobody listens there
 TIMEOUT_S = 600.0
 
 

@@ -98,7 +98,7 @@ def made(kafka: Cluster, prefix: str) -> Books:
     """Topics with subscriptions and events; nothing is fanned out."""
     site = asyncio.run(Site.made(kafka.bootstrap, prefix))
     for subscription in SUBSCRIPTIONS:
-        site.subscribe(subscription, "http://127.0.0.1:1/")
+        site.subscribe(subscription, "http://127.0.0.1:1024/")
     site.send(f"evt_{n}" for n in range(EVENTS))
     return Books(site)
 

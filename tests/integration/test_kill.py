@@ -61,7 +61,7 @@ async def test_fan_out_killed_in_the_middle_writes_every_delivery_once(
     log = tmp_path / "worker.log"
     events = [f"evt_{n}" for n in range(40_000)]
     for subscription in SUBSCRIPTIONS[:3]:
-        site.subscribe(subscription, "http://127.0.0.1:1/")
+        site.subscribe(subscription, "http://127.0.0.1:1024/")
     site.send(events)
 
     def written() -> Counter[str]:

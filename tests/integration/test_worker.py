@@ -18,7 +18,7 @@ from schemas.ids import delivery_id
 from streams.app import Worker
 from streams.core.parked import finished_by
 from streams.settings import Settings
-from streams.wiring import WorkerError
+from streams.wiring import WorkerError, make_guard
 from tests.helpers import eventually_async
 from tests.integration.sink import Sink
 from tests.integration.workers import BOTH, SECRET, Site
@@ -65,7 +65,7 @@ async def test_failures_go_through_the_tiers_until_they_succeed_or_are_given_up(
         schedule = (1_000, 1_000)
         site.subscribe("flaky", sink.url("/flaky/2"), retry_schedule_ms=schedule)
         site.subscribe("dead", sink.url("/status/500"), retry_schedule_ms=schedule)
-        site.subscribe("nobody", "http://127.0.0.1:1/", retry_schedule_ms=(1_000,))
+        site.subscribe("nobody", "http://127.0.0.1:1024/", retry_schedule_ms=(1_000,))
         site.subscribe("gone", sink.url("/status/410"), max_in_flight=1)  # the first answer disables it
         async with site.worker() as worker:
             site.send(events)
@@ -161,7 +161,7 @@ async def test_changes_of_a_subscription_are_heeded_live(kafka: Cluster, prefix:
 async def test_deliveries_of_a_deleted_subscription_are_cancelled(kafka: Cluster, prefix: str) -> None:
     site = await Site.made(kafka.bootstrap, prefix)
     # Long enough for the table to hear of the deletion before the retry is due, also on a machine that is busy.
-    site.subscribe("s", "http://127.0.0.1:1/", retry_schedule_ms=(5_000,))
+    site.subscribe("s", "http://127.0.0.1:1024/", retry_schedule_ms=(5_000,))
     async with site.worker() as worker:
         site.send(["evt_1"])
         await eventually_async(lambda: worker.counters["retried"] == 1)
@@ -194,6 +194,43 @@ async def test_a_private_address_is_not_delivered_to_unless_it_is_allowed(kafka:
             await eventually_async(lambda: worker.counters["dead:exhausted"] == 1)
         assert sink.received == []
     assert [one["cause"] for one in site.attempts()] == ["address_refused"]
+
+
+async def test_what_the_network_settings_say_counts_from_the_start_of_a_worker(kafka: Cluster, prefix: str) -> None:
+    """Opened, then denied; and Kafka itself is no endpoint whatever is opened."""
+    site = await Site.made(kafka.bootstrap, prefix, allow_private_networks=False, allow_networks="127.0.0.0/8")
+    async with Sink().running() as sink:
+        site.subscribe("s", sink.url("/ok"), retry_schedule_ms=())
+        site.subscribe("kafka", f"http://{kafka.bootstrap}/", retry_schedule_ms=())
+        async with site.worker() as worker:
+            site.send(["evt_1"])
+            await eventually_async(lambda: worker.counters["dead:exhausted"] == 1 == worker.counters["delivered"])
+        site.settings = site.settings.model_copy(update={"deny_networks": ("127.0.0.1/32",)})
+        async with site.worker() as worker:
+            site.send(["evt_2"])
+            await eventually_async(lambda: worker.counters["dead:exhausted"] == 2)
+        assert len(sink.received) == 1
+    refused = [one["detail"] for one in site.attempts() if one["cause"] == "address_refused"]
+    assert ["where this system itself listens" in detail for detail in refused] == [True, False, False]
+    assert ["denied by the configuration" in detail for detail in refused] == [False, True, True]
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("allow_networks", "10.0.0.1/8"),
+        ("deny_networks", "x"),
+        ("deny_ports", "99-1"),
+        ("own_listeners", "here"),
+        ("registry_url", "://"),
+    ],
+)
+async def test_a_setting_of_the_guard_that_is_wrong_is_a_sentence(
+    kafka: Cluster, prefix: str, setting: str, value: str
+) -> None:
+    settings = Settings(bootstrap=kafka.bootstrap, prefix=prefix, **{setting: value})  # type: ignore[arg-type]
+    with pytest.raises(WorkerError, match=r"^where deliveries may go is not clear: .*write it"):
+        await make_guard(settings)
 
 
 async def test_two_workers_with_one_id_one_of_them_ends_with_a_sentence(kafka: Cluster, prefix: str) -> None:
