@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import secrets
 from collections.abc import AsyncIterator
+from typing import Any
 
 import msgspec
 from aiohttp import web
@@ -16,21 +17,40 @@ from connectors.admin import check_topics
 from connectors.api.app import ApiConfig, make_app
 from connectors.api.discovery import Document
 from connectors.api.health import Readiness
+from connectors.api.key_check import KeyCheck
+from connectors.api.limits import Policy
 from connectors.api.openapi import openapi
 from connectors.api.principal import Authenticate
 from connectors.api.routes import Services
 from connectors.api.subscriptions import Listing
 from connectors.api.table import ROUTES
+from connectors.api.who import Who
+from connectors.api_keys import KeysTable
 from connectors.clock import SystemClock
 from connectors.endpoints import EndpointTable
 from connectors.subscriptions import ById, SubscriptionsTable
+from schemas.portal import PortalSigner
 from streams.settings import Settings
 from streams.wiring import WorkerError, client_config, make_registry, register_own_schemas
 
 
+def portal_signer(settings: Settings) -> PortalSigner | None:
+    """Who signs portal links; None without a secret. WorkerError for one that is too short."""
+    if not settings.portal_secret:
+        return None
+    texts = [text.strip() for text in settings.portal_secret.split(",")]
+    try:
+        return PortalSigner([text.encode() for text in texts], f"{settings.prefix}distributary.api")
+    except ValueError as error:
+        raise WorkerError(f"the setting portal_secret is wrong: {error}") from None
+
+
 @contextlib.asynccontextmanager
-async def api_app(settings: Settings, authenticate: Authenticate) -> AsyncIterator[web.Application]:
-    """The application, whose tables have caught up. WorkerError when it cannot start; ClusterError; TableError."""
+async def api_app(settings: Settings, authenticate: Authenticate | None = None) -> AsyncIterator[web.Application]:
+    """The application, whose tables have caught up. WorkerError when it cannot start; ClusterError; TableError.
+
+    `authenticate` takes the place of API keys, for tests.
+    """
     config, topics, clock = client_config(settings), settings.topics, SystemClock()
     if problems := await check_topics(config, topics.specs()):
         raise WorkerError(f"{problems[0]}; run `distributary topics apply` (`topics check` shows all {len(problems)})")
@@ -41,15 +61,22 @@ async def api_app(settings: Settings, authenticate: Authenticate) -> AsyncIterat
         index = ById()
         subscriptions = SubscriptionsTable(config, topics.subscriptions, index=index, schemas=registry)
         endpoints = EndpointTable(config, topics.endpoints_state)
-        for table in (subscriptions, endpoints):
+        keys = KeysTable(config, topics.api_keys)
+        tables = (subscriptions, endpoints, keys)
+        for table in tables:
             stack.push_async_callback(table.stop)
             await table.start()
+        key_check = KeyCheck(keys.get, clock.now_ms)
+        stack.push_async_callback(key_check.close)
+        failures = Policy(settings.auth_failures_per_minute / 60, settings.auth_failures_per_minute)
+        clocks: Any = {"now_ms": clock.now_ms, "monotonic": clock.monotonic}
+        who = Who(keys.get, key_check, portal_signer(settings), failures=failures, **clocks)
 
         services = Services(
-            authenticate,
+            authenticate or who,
             Document(msgspec.json.encode(openapi(ROUTES))),
             Listing(index, endpoints),
-            Readiness(lambda: [table.trouble for table in (subscriptions, endpoints) if table.trouble]),
+            Readiness(lambda: [table.trouble for table in tables if table.trouble]),
         )
         yield make_app(
             ROUTES,

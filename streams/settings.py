@@ -114,11 +114,24 @@ class Settings(BaseSettings):
     api_rate: float = Field(
         default=100.0, ge=0, le=1_000_000, description="calls a second of one API key to one API process; 0: no limit"
     )
+    auth_failures_per_minute: int = Field(
+        default=60, ge=1, le=1_000_000, description="API keys from one address that may be wrong, a minute and at once"
+    )
+    portal_secret: str | None = Field(
+        default=None,
+        description="signs portal links: 32 characters or more; several, newest first, with commas between them",
+    )
+    portal_url: str | None = Field(
+        default=None, pattern=r"^https?://[^#]+$", description="your portal's page, which portal links lead to"
+    )
     api_burst: int = Field(default=200, ge=1, le=1_000_000, description="calls of one API key at once")
     api_request_s: float = Field(default=30.0, gt=0, le=600, description="what one request to the API may take in all")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
 
-    @field_validator("bootstrap", "registry_url", "registry_users", "schemas", "proxy", mode="before")
+    @field_validator(
+        *("bootstrap", "registry_url", "registry_users", "schemas", "proxy", "portal_secret", "portal_url"),
+        mode="before",
+    )
     @classmethod
     def _empty_is_none(cls, value: object) -> object:
         """An empty variable, as compose files leave it, is one that is not set."""

@@ -17,7 +17,7 @@ from multidict import MultiMapping
 
 from connectors.api import problems
 from connectors.api.limits import CallRates, Policy, Verdict
-from connectors.api.principal import Principal
+from connectors.api.principal import Principal, challenge
 from connectors.api.problems import Fault, ProblemError
 from connectors.api.routes import Call, Reply, Route, Services
 from schemas.errors import RegistryUnavailableError
@@ -144,10 +144,12 @@ class _Dispatcher:
             except ProblemError:
                 self._limit(request, route, f"unknown {name}", 0.0)  # who guesses keys is slowed down as well
                 raise
-            name = request[_ACTOR] = caller.actor
+            request[_ACTOR] = caller.actor
+            name = caller.key_id or caller.actor  # the links of a key share its calls
         self._limit(request, route, name, caller.rate if caller else 0.0)
         if caller is not None and route.scope not in caller.scopes:
-            raise ProblemError(403, f"this key lacks the scope {route.scope}; use one that has it")
+            lacking = f"this key lacks the scope {route.scope}; use one that has it"
+            raise ProblemError(403, lacking, headers=challenge("insufficient_scope", route.scope or ""))
         return caller
 
     def _limit(self, request: web.Request, route: Route, name: str, rate: float) -> None:

@@ -14,8 +14,11 @@ import hashlib
 from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 from schemas.api_key import NOBODY, ApiKey, parse_key
+
+T = TypeVar("T")
 
 #: Hashes computed at a time: guessing must leave the processor to others.
 THREADS = 2
@@ -67,6 +70,10 @@ class KeyCheck:
             task = self._waiting[digest] = asyncio.create_task(self._compute(text, digest))
         return await asyncio.shield(task)  # others may wait for the same answer
 
+    async def compute(self, make: Callable[[], T]) -> T:
+        """The answer of what computes hashes as well, as a new key does: in its turn on these threads."""
+        return await asyncio.get_running_loop().run_in_executor(self._threads, make)
+
     async def close(self) -> None:
         """Give up what waits."""
         for task in list(self._waiting.values()):
@@ -81,7 +88,7 @@ class KeyCheck:
             key_id, secret = parsed
             key = self._find(key_id) or NOBODY
             self.hashes += 1
-            hashed = await asyncio.get_running_loop().run_in_executor(self._threads, key.hashed, secret)
+            hashed = await self.compute(lambda: key.hashed(secret))
             if key is NOBODY:
                 return None
             until_ms = key.valid_until_ms(hashed, self._now_ms())

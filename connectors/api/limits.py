@@ -62,6 +62,12 @@ class CallRates:
         missing = max(0.0, 1 - tokens) / rate
         return Verdict(allowed, int(tokens), _ceiling(missing), burst, max(1, _ceiling(burst / rate)))
 
+    def give_back(self, caller: str) -> None:
+        """The last call that this caller was allowed does not count."""
+        tokens, since = self._buckets.get(caller, (0.0, 0.0))
+        if caller in self._buckets:
+            self._buckets[caller] = (tokens + 1, since)
+
 
 def _ceiling(seconds: float) -> int:
     return int(-(-seconds // 1))

@@ -15,7 +15,17 @@ from aiohttp import web
 from connectors.api.problems import ProblemError
 from schemas.access import SCOPES, Principal, Scope
 
-__all__ = ["SCOPES", "Authenticate", "FixedKeys", "Principal", "Scope", "acts_for", "bearer_token", "unauthorized"]
+__all__ = [
+    "SCOPES",
+    "Authenticate",
+    "FixedKeys",
+    "Principal",
+    "Scope",
+    "acts_for",
+    "bearer_token",
+    "challenge",
+    "unauthorized",
+]
 
 
 class Authenticate(Protocol):
@@ -44,9 +54,15 @@ def bearer_token(request: web.Request) -> str:
     return token.strip()
 
 
-def unauthorized(detail: str) -> ProblemError:
-    """RFC 9110, 11.6.1: a 401 names the scheme."""
-    return ProblemError(401, detail, headers={"WWW-Authenticate": 'Bearer realm="distributary"'})
+def unauthorized(detail: str, error: str = "") -> ProblemError:
+    """RFC 9110, 11.6.1: a 401 names the scheme; `error` as in RFC 6750, 3.1, none where nothing was presented."""
+    return ProblemError(401, detail, headers=challenge(error))
+
+
+def challenge(error: str = "", scope: str = "") -> dict[str, str]:
+    """The header that says how to authenticate, and what was wrong (RFC 6750, 3)."""
+    said = "".join(f', {name}="{value}"' for name, value in (("error", error), ("scope", scope)) if value)
+    return {"WWW-Authenticate": f'Bearer realm="distributary"{said}'}
 
 
 class FixedKeys:
@@ -59,5 +75,5 @@ class FixedKeys:
         given = bearer_token(request).encode()
         found = [each for token, each in self._principals.items() if hmac.compare_digest(token.encode(), given)]
         if not found:
-            raise unauthorized("this API key is not known")
+            raise unauthorized("this API key is not known", error="invalid_token")
         return found[0]

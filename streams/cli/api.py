@@ -7,7 +7,6 @@ from typing import Annotated, Literal
 
 import typer
 
-from connectors.api.principal import FixedKeys
 from streams.api_app import api_app
 from streams.cli.options import Bootstrap, Prefix, RegistryUrl, load_settings
 from streams.cli.output import note, say
@@ -40,7 +39,7 @@ def api(
         note(f"API keys are sent to {host} in the clear, unless a proxy in front of it does TLS")
 
     async def main(stop: asyncio.Event) -> None:
-        async with api_app(settings, FixedKeys({})) as app, served(app, host, port, what="the API") as url:
+        async with api_app(settings) as app, served(app, host, port, what="the API") as url:
             say(f"ready: {url}")
             await stop.wait()
 

@@ -175,10 +175,18 @@ async def test_a_query_that_is_not_understood_is_refused(api: Api, query: str, p
 
 
 async def test_who_calls_and_what_they_may(api: Api) -> None:
-    for headers in ({}, {"Authorization": "Basic eDp5"}, {"Authorization": "Bearer"}, {"Authorization": "Bearer k-x"}):
+    challenge = 'Bearer realm="distributary"'
+    for headers, more in [
+        ({}, ""),
+        ({"Authorization": "Basic eDp5"}, ""),
+        ({"Authorization": "Bearer"}, ""),
+        ({"Authorization": "Bearer k-x"}, ', error="invalid_token"'),
+    ]:
         status, _, answered = await api.ask("GET", "/secret", headers=headers)
-        assert (status, answered["WWW-Authenticate"]) == (401, 'Bearer realm="distributary"')
-    assert "lacks the scope keys:read" in (await api.refused("GET", "/secret", 403, headers=KEY))["detail"]
+        assert (status, answered["WWW-Authenticate"]) == (401, challenge + more)
+    status, document, answered = await api.ask("GET", "/secret", headers=KEY)
+    assert (status, "lacks the scope keys:read" in document["detail"]) == (403, True)
+    assert answered["WWW-Authenticate"] == f'{challenge}, error="insufficient_scope", scope="keys:read"'
 
 
 async def test_what_there_is_no_route_for(api: Api) -> None:
