@@ -10,11 +10,15 @@ import pytest
 
 from connectors.local_kafka import Cluster, kafka_cluster
 
+#: Names the Kafka of a run of several processes (tests/__main__.py). No setting: what a test starts has its own to find.
+BOOTSTRAP = "TESTS_BOOTSTRAP"
+
 
 @pytest.fixture(scope="session")
 def kafka() -> Iterator[Cluster]:
-    """A real Kafka: the one DISTRIBUTARY_BOOTSTRAP names, else one of this run's own."""
-    with kafka_cluster(given=os.environ.get("DISTRIBUTARY_BOOTSTRAP")) as cluster:
+    """A real Kafka: the one that all processes of the run share, or DISTRIBUTARY_BOOTSTRAP names, else its own."""
+    given = os.environ.get(BOOTSTRAP) or os.environ.get("DISTRIBUTARY_BOOTSTRAP")
+    with kafka_cluster(given=given) as cluster:
         yield cluster
 
 
