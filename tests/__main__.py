@@ -1,7 +1,7 @@
 """`python -m tests`: the whole suite by several processes at a time, with one Kafka for all of them.
 
-Most of tests/integration waits for Kafka, and comes first; what computes fills the gaps. A file's tests stay together and
-in order. With arguments, one pytest gets them all, and starts a Kafka when a test asks for it.
+Most of tests/integration waits for Kafka, and comes first; what computes fills the gaps. A file's tests stay together
+and in order. With arguments, one pytest gets them all, and starts a Kafka when a test asks for it.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ import pytest
 
 from connectors.local_kafka import Cluster, kafka_cluster
 
-#: Names the Kafka of a run of several processes (tests/__main__.py). No setting: what a test starts has its own to find.
+#: Names the Kafka of a run of several processes (tests/__main__.py). No setting: what a test starts must be told of it.
 BOOTSTRAP = "TESTS_BOOTSTRAP"
 
 
