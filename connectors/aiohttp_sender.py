@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from schemas.endpoint_tls import EndpointTls
 
 FIELD_CHARS_MAX = 128  # of a response field that is handed over
+ANSWER_FIELDS = ("retry-after", "webhook-allowed-rate", "webhook-allowed-origin")
 #: aiohttp warns about larger bodies given as bytes.
 BODY_BYTES_AS_IS_MAX = 1_048_576
 
@@ -62,6 +63,7 @@ class _Answer(NamedTuple):
     excerpt: bytes
     retry_after: str | None
     allowed_rate: str | None
+    allowed_origin: str | None
 
 
 class _AddressRefusedError(OSError):
@@ -80,7 +82,7 @@ class _UnusableError(Exception):
 class AiohttpRoute:
     """One URL with its static headers, validated. Belongs to the sender that made it."""
 
-    __slots__ = ("headers", "origin", "proxy", "target", "timeout_s", "tls", "uri", "url")
+    __slots__ = ("headers", "method", "origin", "proxy", "target", "timeout_s", "tls", "uri", "url")
 
     def __init__(
         self,
@@ -89,6 +91,7 @@ class AiohttpRoute:
         proxy: str | None,
         timeout_s: float,
         tls: EndpointTls | None,
+        method: str,
     ) -> None:
         self.origin = target.origin
         self.uri = target.uri
@@ -98,6 +101,7 @@ class AiohttpRoute:
         self.proxy = proxy
         self.timeout_s = timeout_s
         self.tls = tls
+        self.method = method
 
 
 class _Attempt:
@@ -156,7 +160,13 @@ class AiohttpSender:
         return len(self._tasks)
 
     def route(
-        self, url: str, headers: Mapping[str, str], timeout_s: float, tls: EndpointTls | None = None
+        self,
+        url: str,
+        headers: Mapping[str, str],
+        timeout_s: float,
+        tls: EndpointTls | None = None,
+        *,
+        method: str = "POST",
     ) -> AiohttpRoute:
         """Validate a URL and static headers once; ValueError with a sentence when they must not be used. Of `tls`, what
         cannot be used is the answer of each POST, as `tls_failed`."""
@@ -166,10 +176,10 @@ class AiohttpSender:
         fields = [("host", target.authority), *static_headers(headers, self._names)]
         if tls is not None and not target.tls:
             raise ValueError("A client certificate or a CA needs a URL that begins with https://.")
-        return AiohttpRoute(target, fields, self._proxy or self._env_proxy(target), timeout_s, tls)
+        return AiohttpRoute(target, fields, self._proxy or self._env_proxy(target), timeout_s, tls, method)
 
     def post(self, route: AnyRoute, headers: Sequence[tuple[str, str]], body: bytes, done: PostDone) -> None:
-        """Send one POST; `done` is called exactly once, later, on the loop's thread.
+        """Send one POST, or what the route's method is; `done` is called exactly once, later, on the loop's thread.
 
         TypeError for another sender's route.
         """
@@ -252,7 +262,8 @@ class AiohttpSender:
             except CertificateError as error:
                 raise _UnusableError("tls_failed", str(error)) from None
         session = self._session(proxied=route.proxy is not None, fresh=fresh, tls=route.target.tls)
-        async with session.post(
+        async with session.request(
+            route.method,
             route.url,
             data=body if len(body) < BODY_BYTES_AS_IS_MAX else io.BytesIO(body),
             headers=CIMultiDict([*route.headers, *headers]),
@@ -270,13 +281,8 @@ class AiohttpSender:
                 excerpt += chunk[: self._excerpt_bytes_max - len(excerpt)]
             if not response.content.at_eof():
                 response.close()  # the rest may be endless
-            retry_after, allowed_rate = map(response.headers.get, ("retry-after", "webhook-allowed-rate"))
-            return _Answer(
-                response.status,
-                excerpt,
-                retry_after and retry_after[:FIELD_CHARS_MAX],
-                allowed_rate and allowed_rate[:FIELD_CHARS_MAX],
-            )
+            fields = [response.headers.get(name) for name in ANSWER_FIELDS]
+            return _Answer(response.status, excerpt, *[field and field[:FIELD_CHARS_MAX] for field in fields])
 
     def _check_head(self, response: aiohttp.ClientResponse) -> None:
         failure: _UnusableError | None = None

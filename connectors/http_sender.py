@@ -68,6 +68,7 @@ class _Answer(NamedTuple):
     excerpt: bytes
     retry_after: str | None
     allowed_rate: str | None
+    allowed_origin: str | None
 
 
 class _Origin:
@@ -86,7 +87,7 @@ class _Origin:
         # and again, for a second at least (the Date field), and to know it spares the parser and its callbacks: a
         # quarter of what a POST costs here, with an ordinary server's fields.
         self.answer_bytes = b""  # which no read is
-        self.answer = _Answer(0, b"", None, None)
+        self.answer = _Answer(0, b"", None, None, None)
 
 
 class HttpRoute:
@@ -186,7 +187,13 @@ class HttpSender:
         return len(self._idle)
 
     def route(
-        self, url: str, headers: Mapping[str, str], timeout_s: float, tls: EndpointTls | None = None
+        self,
+        url: str,
+        headers: Mapping[str, str],
+        timeout_s: float,
+        tls: EndpointTls | None = None,
+        *,
+        method: str = "POST",
     ) -> HttpRoute:
         """Validate a URL and static headers once; ValueError with a sentence when they must not be used. Of `tls`, what
         cannot be used is the answer of each POST, as `tls_failed`."""
@@ -199,11 +206,11 @@ class HttpSender:
         pool = self._origins.get((target.origin, tls))
         if pool is None:
             pool = self._origins[target.origin, tls] = _Origin(target, tls)
-        head = f"POST {target.path} HTTP/1.1\r\nhost: {target.authority}\r\n".encode("ascii") + fields
+        head = f"{method} {target.path} HTTP/1.1\r\nhost: {target.authority}\r\n".encode("ascii") + fields
         return HttpRoute(target, pool, head, timeout_s)
 
     def post(self, route: AnyRoute, headers: Sequence[tuple[str, str]], body: bytes, done: PostDone) -> None:
-        """Send one POST; `done` is called exactly once, later, on the loop's thread.
+        """Send one POST, or what the route's method is; `done` is called exactly once, later, on the loop's thread.
 
         TypeError for another sender's route.
         """
@@ -441,6 +448,7 @@ class _Connection(asyncio.Protocol):
     """One connection: sends a request, reads its response, and hands itself back or closes."""
 
     __slots__ = (
+        "allowed_origin",
         "allowed_rate",
         "complete",
         "excerpt",
@@ -486,6 +494,7 @@ class _Connection(asyncio.Protocol):
         self.excerpt = b""
         self.retry_after: str | None = None
         self.allowed_rate: str | None = None
+        self.allowed_origin: str | None = None
 
     def send(self, request: _Request) -> None:
         """Write it at the loop's next turn."""
@@ -572,6 +581,8 @@ class _Connection(asyncio.Protocol):
             self.retry_after = value[:FIELD_CHARS_MAX].decode("latin-1")
         elif length == 20 and self.allowed_rate is None and name.lower() == b"webhook-allowed-rate":
             self.allowed_rate = value[:FIELD_CHARS_MAX].decode("latin-1")
+        elif length == 22 and self.allowed_origin is None and name.lower() == b"webhook-allowed-origin":
+            self.allowed_origin = value[:FIELD_CHARS_MAX].decode("latin-1")
 
     def on_headers_complete(self) -> None:
         status = self.parser.get_status_code()
@@ -583,7 +594,7 @@ class _Connection(asyncio.Protocol):
             self.status = status
         elif 100 <= status < 200 and status != 101:
             self.framed = False
-            self.retry_after = self.allowed_rate = None
+            self.retry_after = self.allowed_rate = self.allowed_origin = None
         else:
             self.failure = (
                 "malformed_response",
@@ -607,7 +618,7 @@ class _Connection(asyncio.Protocol):
 
     def _finish(self, request: _Request, data: bytes = b"") -> None:
         """The response counts, and `data` was the last read of it."""
-        answer = _Answer(self.status, self.excerpt, self.retry_after, self.allowed_rate)
+        answer = _Answer(self.status, self.excerpt, self.retry_after, self.allowed_rate, self.allowed_origin)
         keep = self.keep
         if keep:
             if self.received == len(data) <= ANSWER_BYTES_MAX:
@@ -620,14 +631,16 @@ class _Connection(asyncio.Protocol):
         self.request = None
         sender = self.sender
         now = sender._loop.time()
-        status, excerpt, retry_after, allowed_rate = answer
+        status, excerpt, retry_after, allowed_rate, allowed_origin = answer
         duration_us = int((now - request.started) * 1e6)
         if keep and not self.transport.get_write_buffer_size():
             self.served = True
             sender._release(self, now)
         else:
             self.close()
-        sender._answer(request, PostResult(status, duration_us, None, None, excerpt, retry_after, allowed_rate))
+        sender._answer(
+            request, PostResult(status, duration_us, None, None, excerpt, retry_after, allowed_rate, allowed_origin)
+        )
 
     def _fail(self, request: _Request, cause: str, detail: str) -> None:
         self.close()

@@ -403,6 +403,7 @@ class MemoryRoute(msgspec.Struct, frozen=True):
     headers: tuple[tuple[str, str], ...]
     timeout_s: float
     tls: EndpointTls | None = None
+    method: str = "POST"
 
     @property
     def origin(self) -> str:
@@ -423,6 +424,7 @@ class Posted(msgspec.Struct, frozen=True):
     headers: dict[str, str]
     body: bytes
     tls: EndpointTls | None = None
+    method: str = "POST"
 
 
 #: The endpoint: what it answers, or None to leave the POST in flight until `MemorySender.answer`.
@@ -441,7 +443,13 @@ class MemorySender:
         self._closed = False
 
     def route(
-        self, url: str, headers: Mapping[str, str], timeout_s: float, tls: EndpointTls | None = None
+        self,
+        url: str,
+        headers: Mapping[str, str],
+        timeout_s: float,
+        tls: EndpointTls | None = None,
+        *,
+        method: str = "POST",
     ) -> MemoryRoute:
         """See the port: the same URLs and headers are refused as by the senders that do post."""
         if not timeout_s > 0:
@@ -449,7 +457,7 @@ class MemorySender:
         target = parse_target(url)
         if tls is not None and not target.tls:
             raise ValueError("A client certificate or a CA needs a URL that begins with https://.")
-        return MemoryRoute(target, url, tuple(static_headers(headers, self._names)), timeout_s, tls)
+        return MemoryRoute(target, url, tuple(static_headers(headers, self._names)), timeout_s, tls, method)
 
     def post(self, route: AnyRoute, headers: Sequence[tuple[str, str]], body: bytes, done: PostDone) -> None:
         """See the port. TypeError for another sender's route."""
@@ -466,7 +474,7 @@ class MemorySender:
         except ValueError as error:
             loop.call_soon(self.answer, number, PostResult(0, 0, "invalid_request", str(error)))
             return
-        posted = Posted(number, route.url, dict([*route.headers, *headers]), body, route.tls)
+        posted = Posted(number, route.url, dict([*route.headers, *headers]), body, route.tls, method=route.method)
         self.posted.append(posted)
         result = self._endpoint(posted)
         if result is not None:

@@ -42,6 +42,7 @@ class PostResult(msgspec.Struct, frozen=True, gc=False):
     excerpt: bytes = b""  # the first bytes of the response body, at most the sender's `excerpt_bytes_max`
     retry_after: str | None = None  # the Retry-After field as received (RFC 9110, 10.2.3)
     allowed_rate: str | None = None  # WebHook-Allowed-Rate as received (CloudEvents HTTP webhooks 1.0)
+    allowed_origin: str | None = None  # WebHook-Allowed-Origin as received (the same)
 
 
 #: Called exactly once for every POST, on the event loop's thread, never from inside `post()` itself.

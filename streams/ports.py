@@ -43,9 +43,18 @@ class Route(Protocol):
 class Sender(Protocol):
     """The delivery client."""
 
-    def route(self, url: str, headers: Mapping[str, str], timeout_s: float, tls: EndpointTls | None = None) -> Route:
+    def route(
+        self,
+        url: str,
+        headers: Mapping[str, str],
+        timeout_s: float,
+        tls: EndpointTls | None = None,
+        *,
+        method: str = "POST",
+    ) -> Route:
         """Parse and validate once; ValueError with a sentence for a URL or header that must not be used, or for `tls`
-        with a URL that has none. What is wrong with a certificate is the answer of each POST (`tls_failed`)."""
+        with a URL that has none. What is wrong with a certificate is the answer of each POST (`tls_failed`). Another
+        `method` is for what is asked besides deliveries."""
 
     def post(self, route: Route, headers: Sequence[tuple[str, str]], body: bytes, done: PostDone) -> None:
         """POST; `done` is called exactly once, later, on the loop's thread. Raises nothing for endpoint reasons."""

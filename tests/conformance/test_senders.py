@@ -307,6 +307,33 @@ async def test_allowed_rate_is_handed_over_as_received(caller: Caller) -> None:
     assert server.connections == 1
 
 
+async def test_allowed_origin_is_handed_over_as_received(caller: Caller) -> None:
+    answers = (
+        response(200, "WebHook-Allowed-Origin: hooks.example"),
+        OK,
+        response(200, "webhook-allowed-origin: " + "x" * 129),
+    )
+    async with serving(answering(*answers)) as server:
+        seen = [(await caller.post(server.url())).allowed_origin for _ in answers]
+    assert seen == ["hooks.example", None, "x" * 128]
+
+
+@pytest.mark.parametrize("method", ["GET", "OPTIONS"])
+async def test_a_route_may_have_another_method(caller: Caller, method: str) -> None:
+    async with serving(answering(OK)) as server:
+        route = caller.sender.route(server.url("/hook?challenge=1"), {"x-a": "b"}, 15.0, method=method)
+        results = [await caller.start_on(route, [("webhook-request-origin", "us.example")], b"") for _ in range(2)]
+        assert (await caller.post(server.url())).status == 200
+    assert [(result.status, result.excerpt) for result in results] == [(200, b"ok")] * 2
+    assert [request.line for request in server.requests] == [
+        *[f"{method} /hook?challenge=1 HTTP/1.1"] * 2,
+        "POST /hook HTTP/1.1",
+    ]
+    assert server.requests[0].header("webhook-request-origin") == "us.example"
+    assert server.requests[0].header("x-a") == "b"
+    assert server.connections == 1
+
+
 async def test_interim_responses_are_skipped(caller: Caller) -> None:
     early = b"HTTP/1.1 103 Early Hints\r\nretry-after: 9\r\nwebhook-allowed-rate: 9\r\n\r\n"
     interim = b"HTTP/1.1 100 Continue\r\n\r\n" + early

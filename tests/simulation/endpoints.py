@@ -153,10 +153,16 @@ class SimSender:
         self._waiting: dict[int, tuple[PostDone, PostStarted]] = {}
 
     def route(
-        self, url: str, headers: Mapping[str, str], timeout_s: float, tls: EndpointTls | None = None
+        self,
+        url: str,
+        headers: Mapping[str, str],
+        timeout_s: float,
+        tls: EndpointTls | None = None,
+        *,
+        method: str = "POST",
     ) -> MemoryRoute:
         """See the port."""
-        return self._routes.route(url, headers, timeout_s, tls)
+        return self._routes.route(url, headers, timeout_s, tls, method=method)
 
     def post(self, route: Route, headers: Sequence[tuple[str, str]], body: bytes, done: PostDone) -> None:
         """See the port."""

@@ -82,9 +82,15 @@ class TownSender:
         self.dead = False  # its process is: nothing leaves it, and nobody is told anything
 
     def route(
-        self, url: str, headers: Mapping[str, str], timeout_s: float, tls: EndpointTls | None = None
+        self,
+        url: str,
+        headers: Mapping[str, str],
+        timeout_s: float,
+        tls: EndpointTls | None = None,
+        *,
+        method: str = "POST",
     ) -> MemoryRoute:
-        return self._routes.route(url, headers, timeout_s, tls)
+        return self._routes.route(url, headers, timeout_s, tls, method=method)
 
     def post(self, route: Route, headers: Sequence[tuple[str, str]], body: bytes, done: PostDone) -> None:
         if self.dead:
