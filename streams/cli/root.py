@@ -15,6 +15,7 @@ from streams.cli import (
     dev,
     endpoints,
     quarantine,
+    receive,
     registry,
     replay,
     schemas,
@@ -35,6 +36,7 @@ app = typer.Typer(
 )
 app.command("dev", rich_help_panel="Try it")(dev.dev)
 app.command("demo", rich_help_panel="Try it")(demo.demo)
+app.command("receive", rich_help_panel="Try it")(receive.receive)
 app.command("audit", rich_help_panel="Try it")(audit.audit)
 app.command("worker", rich_help_panel="Run it")(worker.worker)
 app.command("api", rich_help_panel="Run it")(api.api)
