@@ -58,7 +58,8 @@ class Follower(Protocol):
 
     async def start(self) -> None: ...
 
-    async def wait(self) -> None: ...
+    @property
+    def trouble(self) -> str: ...
 
     async def stop(self) -> None: ...
 
@@ -165,6 +166,7 @@ class Ingest:
         self._queued_records = self._queued_bytes = 0  # of calls that are not answered, also those being written
         self._wake = asyncio.Event()
         self._running: asyncio.Task[None] | None = None
+        self._trouble = ""
 
     # --- life -----------------------------------------------------------------------------------------------
 
@@ -174,15 +176,10 @@ class Ingest:
         await self._follower.start()
         self._running = asyncio.create_task(self._run(), name="ingest")
 
-    async def wait(self) -> None:
-        """Returns after `close`; raises what ended it: FencedError when another process has its id, TableError."""
-        assert self._running is not None
-        followed = asyncio.ensure_future(self._follower.wait())
-        await asyncio.wait([self._running, followed], return_when=asyncio.FIRST_COMPLETED)
-        for ended in (self._running, followed):
-            if ended.done() and not ended.cancelled():
-                ended.result()
-        followed.cancel()
+    @property
+    def trouble(self) -> str:
+        """What keeps it from publishing until the process is started again; empty when all is well."""
+        return self._trouble or self._follower.trouble
 
     async def close(self) -> None:
         """Let go; calls that wait fail, what is not committed is aborted."""
@@ -199,9 +196,23 @@ class Ingest:
         return Entry((self._topics.events, key_of(event), encode_event(self._event_schema, event), -1, None), once)
 
     @property
+    def events_topic(self) -> str:
+        """Where events are written to."""
+        return self._topics.events
+
+    @property
     def queued(self) -> int:
         """Records that wait for Kafka, or are being written."""
         return self._queued_records
+
+    @property
+    def known(self) -> int:
+        """Keys that are remembered."""
+        return len(self._window)
+
+    def knows(self, key: bytes) -> bool:
+        """Whether what has this key was published, as far as is remembered."""
+        return self._window.get(mark_of(key)) is not None
 
     async def publish(self, entries: Sequence[Entry], once: Once | None = None) -> Published:
         """All of it in one transaction, but what was published before; returns when Kafka has it.
@@ -322,7 +333,10 @@ class Ingest:
                 await self._publish(self._taken)
                 self._taken = []
         except BaseException as error:
-            why = "this process was stopped" if isinstance(error, asyncio.CancelledError) else str(error)
+            why = "this process was stopped"
+            if not isinstance(error, asyncio.CancelledError):
+                self._trouble = why = str(error)
+                log.error("nothing can be published any more: %s", error)
             for call in self._taken:
                 self._ended(call, UnavailableError(f"{why}; try again with the same key", maybe=True))
             while self._queue:

@@ -16,6 +16,8 @@ from aiohttp import web
 from connectors.admin import check_topics
 from connectors.api.app import ApiConfig, make_app
 from connectors.api.discovery import Document
+from connectors.api.event_checks import EventChecks
+from connectors.api.events import Publishing
 from connectors.api.health import Readiness
 from connectors.api.key_check import KeyCheck
 from connectors.api.limits import Policy
@@ -28,10 +30,12 @@ from connectors.api.who import Who
 from connectors.api_keys import KeysTable
 from connectors.clock import SystemClock
 from connectors.endpoints import EndpointTable
+from connectors.event_types import EventTypeTable
+from connectors.ingest import Ingest, IngestLimits, kafka_ingest
 from connectors.subscriptions import ById, SubscriptionsTable
 from schemas.portal import PortalSigner
 from streams.settings import Settings
-from streams.wiring import WorkerError, client_config, make_registry, register_own_schemas
+from streams.wiring import OwnSchemas, WorkerError, client_config, make_registry, register_own_schemas
 
 
 def portal_signer(settings: Settings) -> PortalSigner | None:
@@ -57,12 +61,13 @@ async def api_app(settings: Settings, authenticate: Authenticate | None = None) 
     async with contextlib.AsyncExitStack() as stack:
         registry = make_registry(settings)
         stack.push_async_callback(registry.close)
-        await register_own_schemas(registry, topics)
+        own = await register_own_schemas(registry, topics)
         index = ById()
         subscriptions = SubscriptionsTable(config, topics.subscriptions, index=index, schemas=registry)
         endpoints = EndpointTable(config, topics.endpoints_state)
         keys = KeysTable(config, topics.api_keys)
-        tables = (subscriptions, endpoints, keys)
+        event_types = EventTypeTable(config, topics.event_types)
+        tables = (subscriptions, endpoints, keys, event_types)
         for table in tables:
             stack.push_async_callback(table.stop)
             await table.start()
@@ -71,12 +76,17 @@ async def api_app(settings: Settings, authenticate: Authenticate | None = None) 
         failures = Policy(settings.auth_failures_per_minute / 60, settings.auth_failures_per_minute)
         clocks: Any = {"now_ms": clock.now_ms, "monotonic": clock.monotonic}
         who = Who(keys.get, key_check, portal_signer(settings), failures=failures, **clocks)
+        ingest = _ingest(settings, own)
+        stack.push_async_callback(ingest.close)
+        await ingest.start()
+        checks = EventChecks(event_types, registry, strict=settings.unknown_event_types == "refuse")
 
         services = Services(
             authenticate or who,
             Document(msgspec.json.encode(openapi(ROUTES))),
             Listing(index, endpoints),
-            Readiness(lambda: [table.trouble for table in tables if table.trouble]),
+            Publishing(ingest, checks, draw=lambda: secrets.randbits(64), now_ms=clock.now_ms),
+            Readiness(lambda: [each.trouble for each in (*tables, ingest) if each.trouble]),
         )
         yield make_app(
             ROUTES,
@@ -89,3 +99,19 @@ async def api_app(settings: Settings, authenticate: Authenticate | None = None) 
                 burst=settings.api_burst,
             ),
         )
+
+
+def _ingest(settings: Settings, own: OwnSchemas) -> Ingest:
+    return kafka_ingest(
+        client_config(settings),
+        settings.topics,
+        transactional_id=f"{settings.prefix}distributary.ingest.{settings.worker_name}",
+        event_schema=own.event,
+        seen_schema=own.seen,
+        clock=SystemClock(),
+        limits=IngestLimits(
+            window_ms=round(settings.ingest_window_s * 1000),
+            marks_max=settings.ingest_ids_max,
+            wait_s=settings.ingest_wait_s,
+        ),
+    )

@@ -111,6 +111,18 @@ class Settings(BaseSettings):
     drain_s: float = Field(
         default=20.0, ge=0, le=600, description="how long a stop or rebalance waits for POSTs under way"
     )
+    ingest_window_s: float = Field(
+        default=86_400.0, ge=60, le=2_592_000, description="how long the API remembers what was published"
+    )
+    ingest_ids_max: int = Field(
+        default=500_000, ge=1_000, le=100_000_000, description="how many ids and keys it remembers of that"
+    )
+    ingest_wait_s: float = Field(
+        default=10.0, gt=0, le=600, description="how long a request waits for Kafka to take its events"
+    )
+    unknown_event_types: Literal["allow", "refuse"] = Field(
+        default="allow", description="of events that the API is given: whether their type must be described"
+    )
     api_rate: float = Field(
         default=100.0, ge=0, le=1_000_000, description="calls a second of one API key to one API process; 0: no limit"
     )

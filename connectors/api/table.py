@@ -5,11 +5,12 @@ Each noun's module has its own `ROUTES`.
 
 from __future__ import annotations
 
-from connectors.api import discovery, health, subscriptions
+from connectors.api import discovery, events, health, subscriptions
 from connectors.api.routes import Route
 
 ROUTES: list[Route] = [
     *subscriptions.ROUTES,
+    *events.ROUTES,
     *health.ROUTES,
     *discovery.ROUTES,
 ]
