@@ -45,6 +45,10 @@ class InvalidSourceError(ValueError):
     """A source that must not come into force; the message names the field and quotes no secret."""
 
 
+class UnsealableError(ValueError):
+    """A sealed secret that cannot be opened with the keys at hand: one sentence with the next step, and no secret."""
+
+
 class InvalidFilterError(ValueError):
     """A filter pattern that must not come into force: `path` is the place in it, as `$.data.amount[0].numeric[1]`."""
 

@@ -41,6 +41,7 @@ from streams.counters import Counters, line
 from streams.dispatch import Dispatch, DispatchLimits
 from streams.fan_out import FanOut
 from streams.ports import Registry, Sender
+from streams.secret_keys import SecretKeys
 from streams.settings import Settings
 from streams.settle import Settler
 from streams.subscription_check import SubscriptionCheck
@@ -201,6 +202,7 @@ class Worker:
     ) -> Part:
         settings = self.settings
         part = Part(settings, "delivery", self._fail)
+        keys = SecretKeys(settings)
         endpoints = EndpointTable(client_config(settings), topics.endpoints_state)
         stack.push_async_callback(endpoints.stop)
         await endpoints.start()
@@ -221,6 +223,7 @@ class Worker:
             hold=part.hold,
             release=part.release,
             ledger=part.ledger,
+            opener=keys.open,
             worker=settings.worker_name,
             limits=DispatchLimits(
                 in_flight_max=settings.in_flight_max,
@@ -229,6 +232,8 @@ class Worker:
                 circuit=BreakerPolicy(requests_min=settings.circuit_results_min or NEVER),
             ),
         )
+        watching = asyncio.create_task(keys.watch(stage.keys_changed), name="secret-keys")
+        stack.callback(watching.cancel)
         part.on_give_up = stage.give_up
         part.on_stop = stage.stop
         part.listen("delivery", [topics.deliveries, *topics.tiers.values(), topics.parked], stage.admit)

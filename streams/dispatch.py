@@ -41,7 +41,7 @@ from streams.core.verdict import Dead, Interrupted, RetryAt, judge, succeeded
 from streams.counters import Counters
 from streams.lanes import Intake, Job, Lane
 from streams.parking import Parking
-from streams.ports import Clock, EndpointTable, LogReader, Sender, SubscriptionTable
+from streams.ports import Clock, EndpointTable, LogReader, Opener, Sender, SubscriptionTable
 from streams.quarantine import quarantined
 from streams.records import DeliverySchemas, Records, after
 from streams.requests import Outgoing
@@ -122,10 +122,12 @@ class Dispatch:
         hold: Callable[[str, int], None],
         release: Callable[[str, int], None],
         ledger: Callable[[str, int], OffsetLedger | None],
+        opener: Opener,
         worker: str = "worker",
         limits: DispatchLimits = DispatchLimits(),  # noqa: B008 - frozen
     ) -> None:
-        """`hold` and `release` pause and resume the fetching of a partition, `ledger` is that of its present epoch."""
+        """`hold` and `release` pause and resume the fetching of a partition, `ledger` is that of its present epoch,
+        and `opener` opens the secrets of a subscription when its lane adopts it."""
         self._topics = topics
         self._holds = {name: hold_ms for hold_ms, name in topics.tiers.items()}
         self._table = table
@@ -138,6 +140,8 @@ class Dispatch:
         self._hold = hold
         self._release = release
         self._ledger = ledger
+        self._opener = opener
+        self._locked: set[str] = set()  # subscriptions whose secrets do not open, of which the log has told
         self._worker = worker
         self._limits = limits
         self._parking = Parking(
@@ -432,7 +436,7 @@ class Dispatch:
 
     def _new_lane(self, subscription: Subscription) -> Lane:
         """ValueError when the sender refuses the endpoint."""
-        outgoing = Outgoing(subscription, self._sender)
+        outgoing = self._outgoing(subscription)
         if len(self._lanes) >= self._limits.lanes_max:
             for id_ in [id_ for id_, lane in self._lanes.items() if lane.idle]:
                 self._lanes.pop(id_).cancel_timers()
@@ -441,6 +445,26 @@ class Dispatch:
         lane.parked = bool(self._parking.holders(subscription.id))
         self._watch_circuit(lane)
         return lane
+
+    def _outgoing(self, subscription: Subscription) -> Outgoing:
+        """What its lane sends; ValueError when the sender refuses the endpoint. The log is told once of secrets that do
+        not open, and of those that open again."""
+        outgoing = Outgoing(subscription, self._sender, self._opener)
+        if outgoing.locked:
+            if len(self._locked) >= self._limits.lanes_max:
+                self._locked.clear()
+            if subscription.id not in self._locked:
+                self._locked.add(subscription.id)
+                logger.error("%s: nothing is sent, its deliveries are parked: %s", subscription.id, outgoing.locked)
+        elif subscription.id in self._locked:
+            self._locked.discard(subscription.id)
+            logger.warning("%s: its secrets open again", subscription.id)
+        return outgoing
+
+    def keys_changed(self) -> None:
+        """Secrets that did not open may open now."""
+        for lane in [lane for lane in self._lanes.values() if lane.outgoing.locked]:
+            self._change_lane(lane, lane.subscription)
 
     # --- turns ------------------------------------------------------------------------------------
 
@@ -889,6 +913,7 @@ class Dispatch:
     def _end_lane(self, lane: Lane) -> None:
         """The subscription is gone, and so is what waits for it."""
         del self._lanes[lane.subscription.id]
+        self._locked.discard(lane.subscription.id)
         now_ms = self._clock.now_ms()
         for job in lane.end():
             self._cancel(job, now_ms)
@@ -897,7 +922,7 @@ class Dispatch:
     def _change_lane(self, lane: Lane, new: Subscription) -> None:
         old = lane.subscription
         try:
-            outgoing = Outgoing(new, self._sender)
+            outgoing = self._outgoing(new)
         except ValueError as error:
             now_ms = self._clock.now_ms()
             del self._lanes[new.id]

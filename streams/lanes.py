@@ -181,8 +181,8 @@ class Lane:
         self.tenant = subscription.tenant
         self.outgoing = outgoing
         self.booked_s = 0.0  # at what may have been another origin
-        #: Nothing may be sent to it, whatever its health: its URL is not verified, or its secrets are no use.
-        self.barred = subscription.unverified or not outgoing.usable
+        #: Nothing may be sent to it, whatever its health: its URL is not verified, or its secrets do not open.
+        self.barred = subscription.unverified or bool(outgoing.locked)
         self.bucket: TokenBucket | None = None
         self.rate_per_s = 0.0
         if subscription.rate_limit:

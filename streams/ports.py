@@ -66,6 +66,9 @@ class Sender(Protocol):
         """Answer everything in flight with the cause `shutdown` and let go of all connections."""
 
 
+#: Gives a subscription with nothing sealed in it; UnsealableError when it cannot.
+Opener = Callable[[Subscription], Subscription]
+
 #: Called with (old, new) after the table took a change; None stands for absent.
 SubscriptionChanged = Callable[[Subscription | None, Subscription | None], None]
 

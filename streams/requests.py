@@ -7,30 +7,30 @@ POST costs no more than what changes with it. This file does not decide when any
 from __future__ import annotations
 
 from schemas.delivery import Delivery
-from schemas.errors import InvalidSubscriptionError
+from schemas.errors import InvalidSubscriptionError, UnsealableError
 from schemas.post import PostDone
 from schemas.subscription import Subscription
 from streams.core.signing import Signer
-from streams.ports import Sender
+from streams.ports import Opener, Sender
 
 
 class Outgoing:
     """The POSTs of one version of a subscription."""
 
-    __slots__ = ("_header_names", "_post", "_route", "_signer", "origin", "usable")
+    __slots__ = ("_header_names", "_post", "_route", "_signer", "locked", "origin")
 
-    def __init__(self, subscription: Subscription, sender: Sender) -> None:
+    def __init__(self, subscription: Subscription, sender: Sender, opener: Opener) -> None:
         """ValueError with a sentence when the sender refuses the endpoint."""
         self._route = sender.route(subscription.url, subscription.headers, subscription.timeout_ms / 1000)
         self._post = sender.post
         self._header_names = frozenset(name.lower() for name in subscription.headers)
-        #: Whether anything may be posted: not with secrets that are sealed, or of a kind that is not known here.
-        self.usable = True
-        s, uri = subscription, self._route.uri
+        #: Why nothing may be posted, in a sentence without a secret; empty when it may.
+        self.locked = ""
         try:
-            self._signer = Signer(s.secrets, s.secrets_expire_ms, s.signatures, uri)
-        except InvalidSubscriptionError:
-            self.usable = False
+            s = opener(subscription)
+            self._signer = Signer(s.secrets, s.secrets_expire_ms, s.signatures, self._route.uri)
+        except (UnsealableError, InvalidSubscriptionError) as error:  # the latter of what was sealed and is no secret
+            self.locked = str(error)
         else:
             self._header_names |= self._signer.header_names
         self.origin = self._route.origin

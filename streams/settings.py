@@ -35,7 +35,10 @@ DENY_PORTS = ("1-79", "81-442", "444-1023")
 
 
 class Settings(BaseSettings):
-    """All settings. An environment variable wins over the file; a command-line option wins over both."""
+    """All settings. An environment variable wins over the file; a command-line option wins over both.
+
+    What may hold credentials is left out of the repr.
+    """
 
     model_config = SettingsConfigDict(
         env_prefix="DISTRIBUTARY_", toml_file="distributary.toml", extra="forbid", frozen=True
@@ -50,14 +53,15 @@ class Settings(BaseSettings):
         default=-1, ge=-1, description="when topics are created; -1 for the cluster's default"
     )
     kafka: dict[str, Any] = Field(
-        default={}, description="further librdkafka settings for every client, as JSON (security, timeouts)"
+        default={}, repr=False, description="further librdkafka settings for every client, as JSON (security, timeouts)"
     )
     group_protocol: Literal["consumer", "classic"] | None = Field(default=None, description="default: ask the brokers")
 
     registry_url: str | None = Field(default=None, description="a Confluent-compatible schema registry")
-    registry_auth: str | None = Field(default=None, description="user:password for it")
+    registry_auth: str | None = Field(default=None, repr=False, description="user:password for it")
     registry_conf: dict[str, Any] = Field(
         default={},
+        repr=False,
         description="further settings of confluent-kafka's registry client, as JSON (ssl.ca.location, proxy)",
     )
     registry_topic: str = Field(
@@ -68,10 +72,20 @@ class Settings(BaseSettings):
     registry_users: str | None = Field(
         default=None,
         pattern=r"^[^:]+:.+$",
+        repr=False,
         description="user:password that `distributary registry` asks for; default: it asks nobody",
     )
     schemas: Path | None = Field(
         default=None, description="a folder of <subject>.v<n>.avsc, used when there is no registry_url"
+    )
+
+    secret_keys: dict[str, str] = Field(
+        default={},
+        repr=False,
+        description='keys that secrets are sealed with, as JSON: {"<id>": "<base64 of 32 bytes>"}; the first seals',
+    )
+    secret_keys_file: Path | None = Field(
+        default=None, description="the same as a file of <id>:<base64> lines; it is read again when it changes"
     )
 
     worker_id: str | None = Field(
@@ -90,7 +104,9 @@ class Settings(BaseSettings):
     own_listeners: Texts = Field(
         default=(), description="host:port or *:port of this system that no endpoint may be at; Kafka's are known"
     )
-    proxy: str | None = Field(default=None, description="deliver through this HTTP proxy (with the aiohttp sender)")
+    proxy: str | None = Field(
+        default=None, repr=False, description="deliver through this HTTP proxy (with the aiohttp sender)"
+    )
     guarantee: Literal["exactly_once", "at_least_once"] = Field(
         default="exactly_once",
         description="at_least_once: no transactions, lower latency, records may double after a crash",
@@ -141,7 +157,8 @@ class Settings(BaseSettings):
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
 
     @field_validator(
-        *("bootstrap", "registry_url", "registry_users", "schemas", "proxy", "portal_secret", "portal_url"),
+        *("bootstrap", "registry_url", "registry_users", "schemas", "secret_keys_file", "proxy"),
+        *("portal_secret", "portal_url"),
         mode="before",
     )
     @classmethod

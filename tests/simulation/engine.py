@@ -27,6 +27,7 @@ from streams.settle import Settler
 from streams.wiring import OwnSchemas, register_own_schemas
 from tests.simulation.consumer import SimConsumer
 from tests.simulation.endpoints import SimSender
+from tests.unit.stages import as_it_is
 
 T = TypeVar("T")
 
@@ -147,6 +148,7 @@ class Engine:
             hold=consumer.hold,
             release=consumer.release,
             ledger=consumer.ledger,
+            opener=as_it_is,
             worker=worker,
             limits=DispatchLimits(
                 in_flight_max=bounds.in_flight_max,

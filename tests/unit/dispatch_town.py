@@ -41,7 +41,7 @@ from streams.dispatch import Dispatch, DispatchLimits
 from streams.ports import Route
 from streams.records import DeliverySchemas
 from streams.settle import Settler
-from tests.unit.stages import GROUP, TOPICS, read
+from tests.unit.stages import GROUP, TOPICS, as_it_is, read
 from tests.unit.virtual import LoopClock, passing, until
 
 SCHEMAS = DeliverySchemas(delivery_v1=11, delivery=16, attempt=12, dead_letter=13, endpoint_state=14, operation=15)
@@ -150,6 +150,7 @@ class Worker:
             hold=lambda topic, partition: self.held.add((topic, partition)),
             release=self._release,
             ledger=lambda topic, partition: self.ledgers.get((topic, partition)),
+            opener=as_it_is,
             worker=name,
             limits=limits,
         )

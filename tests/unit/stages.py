@@ -62,6 +62,11 @@ def subscription(subscription_id: str = "sub_1", **fields: Any) -> Subscription:
     return Subscription(**(values | fields))
 
 
+def as_it_is(subscription: Subscription) -> Subscription:
+    """The `Opener` where nothing is sealed."""
+    return subscription
+
+
 #: Of the two sets of schema ids that the stages' tests use.
 DELIVERY_V2_IDS = (16, 78)
 

@@ -32,6 +32,7 @@ from schemas.event import Event
 from schemas.frame import Frame, OffsetLedger
 from schemas.ids import delivery_id
 from schemas.post import PostResult
+from schemas.sealing import Keyring, opened, sealed
 from streams.core.formats import CLOUDEVENTS_BATCH
 from streams.core.ledger import Ledger
 from streams.core.parked import ParkedLog, finished_by
@@ -62,6 +63,7 @@ class Stage(World):
         self.endpoints = MemoryEndpointTable()
         self.reader = MemoryLogReader(self.kafka, TOPICS.parked)
         self._followed = 0
+        self.keyring = Keyring({})
         self.stage = Dispatch(
             TOPICS,
             self.table,
@@ -75,6 +77,7 @@ class Stage(World):
             hold=lambda topic, partition: self.held.add((topic, partition)),
             release=lambda topic, partition: self.held.discard((topic, partition)),
             ledger=lambda topic, partition: self._ledgers.get((topic, partition)),
+            opener=lambda subscription: opened(subscription, self.keyring),
             limits=DispatchLimits(**limits),
         )
 
@@ -436,6 +439,52 @@ async def test_nothing_is_sent_to_a_url_that_is_not_verified_until_it_is(verifie
         await world.settled()
     assert [post.url for post in world.sender.posted] == [unverified.url]
     assert world.parked() == []
+
+
+@pytest.mark.parametrize("mended", ["keys", "subscription"])
+async def test_secrets_that_do_not_open_park_and_are_logged_once_without_them(
+    mended: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    key = {"k1": bytes(32)}
+    world = Stage()
+    world.table.put(sealed(subscription(), Keyring(key), lambda: bytes(12)))
+    async with world.running():
+        for _ in range(2):
+            await world.admit(fresh())
+            await world.settled()
+        assert world.counters == {"parked": 2}
+        assert world.sender.posted == []
+        if mended == "keys":
+            world.stage.keys_changed()  # they are not there yet
+            world.keyring = Keyring(key)
+            world.stage.keys_changed()
+        else:
+            world.table.put(subscription())
+        await world.settled()
+    assert world.parked() == []
+    assert len(world.sender.posted) == 2
+    for posted in world.sender.posted:
+        moment = datetime.datetime.fromtimestamp(int(posted.headers["webhook-timestamp"]), tz=datetime.UTC)
+        signed = standardwebhooks.Webhook(SECRET).sign(posted.headers["webhook-id"], moment, posted.body.decode())
+        assert posted.headers["webhook-signature"] == signed
+    locked, opens = (record.getMessage() for record in caplog.records)
+    assert locked.startswith(
+        "sub_1: nothing is sent, its deliveries are parked: sub_1/secrets is sealed with the key 'k1'"
+    )
+    assert opens == "sub_1: its secrets open again"
+    assert SECRET not in caplog.text
+
+
+async def test_what_was_sealed_and_is_no_secret_parks_too(caplog: pytest.LogCaptureFixture) -> None:
+    world = Stage()
+    world.keyring = Keyring({"k1": bytes(32)})
+    world.table.put(subscription(secrets=(world.keyring.seal("hush", "sub_1/secrets", bytes(12)),)))
+    async with world.running():
+        await world.admit(fresh())
+        await world.settled()
+    assert world.counters == {"parked": 1}
+    assert "secrets: not whsec_" in caplog.text
+    assert "hush" not in caplog.text
 
 
 async def test_a_disabled_subscription_s_deliveries_are_dead_letters() -> None:

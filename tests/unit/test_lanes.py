@@ -12,12 +12,12 @@ from streams.core.parked import Order, ParkedLog
 from streams.lanes import KEY_AHEAD, Intake, Job, Lane
 from streams.requests import Outgoing
 from tests.unit.dispatch_town import FIRST, fresh
-from tests.unit.stages import TOPICS, subscription
+from tests.unit.stages import TOPICS, as_it_is, subscription
 
 
 def made(**fields: Any) -> Lane:
     one = subscription(**fields)
-    return Lane(one, Outgoing(one, MemorySender(lambda posted: None)), Health())
+    return Lane(one, Outgoing(one, MemorySender(lambda posted: None), as_it_is), Health(), 0)
 
 
 STREAM = Intake(FIRST, 0, Ledger(0), 0)

@@ -30,6 +30,7 @@ MODULES = (
     "streams/quarantine.py",
     "streams/records.py",
     "streams/requests.py",
+    "streams/secret_keys.py",
     "streams/settle.py",
     "streams/subscription_check.py",
     "streams/transport.py",
