@@ -147,6 +147,7 @@ class Settings(BaseSettings):
     )
     portal_secret: str | None = Field(
         default=None,
+        repr=False,
         description="signs portal links: 32 characters or more; several, newest first, with commas between them",
     )
     portal_url: str | None = Field(
