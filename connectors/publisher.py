@@ -137,8 +137,15 @@ def _look(future: asyncio.Future[None]) -> None:
 class TransactionalPublisher:
     """Implements `streams.ports.Publisher`."""
 
-    def __init__(self, config: Mapping[str, Any], transactional_id: str, group: Callable[[], object]) -> None:
-        """`config` needs `bootstrap.servers`; `group` answers the consumer's current group metadata."""
+    def __init__(
+        self, config: Mapping[str, Any], transactional_id: str, group: Callable[[], object], *, reports: bool = False
+    ) -> None:
+        """`config` needs `bootstrap.servers`; `group` answers the consumer's current group metadata.
+
+        With `reports`, `written` says after each `publish` where its last record stands, by topic and partition: a
+        callback for each record, which the engine's path does not pay for.
+        """
+        self.written: dict[tuple[str, int], int] = {}
         self._config = {
             **PRODUCER_CONFIG,
             "linger.ms": 2,
@@ -150,8 +157,8 @@ class TransactionalPublisher:
             "retry.backoff.max.ms": 500,
             **config,
             "transactional.id": transactional_id,
-            "delivery.report.only.error": True,
-            "on_delivery": self._on_failed,
+            "delivery.report.only.error": not reports,
+            "on_delivery": self._on_delivered,
         }
         self._group = group
         self._thread = _Thread(f"publish-{transactional_id}")
@@ -221,6 +228,7 @@ class TransactionalPublisher:
         if producer is None:
             raise RuntimeError("the publisher is not started")
         self._failed = None
+        self.written.clear()
         try:
             if not self._begun:
                 await self._run(self._begin, producer)
@@ -262,7 +270,7 @@ class TransactionalPublisher:
 
     def _start(self) -> None:
         self._producer = Producer(self._config, logger=logger)
-        self._retrying(self._producer.init_transactions, 30.0)
+        self._retrying(self._producer.init_transactions, _CALL_TIMEOUT_S)
 
     def _close(self) -> None:
         producer, self._producer = self._producer, None
@@ -353,9 +361,13 @@ class TransactionalPublisher:
                 self._halt.wait(BACKOFF_S[min(attempt, len(BACKOFF_S) - 1)])
                 attempt += 1
 
-    def _on_failed(self, error: KafkaError | None, message: Message) -> None:
-        """Called, from poll and commit on this thread, for records that the broker refused."""
-        if error is None or error.code() in (KafkaError._PURGE_QUEUE, KafkaError._PURGE_INFLIGHT):
+    def _on_delivered(self, error: KafkaError | None, message: Message) -> None:
+        """Called, from poll and commit on this thread, for records that the broker refused, and if asked for all."""
+        if error is None:
+            place = (message.topic() or "", message.partition() or 0)
+            self.written[place] = max(message.offset() or 0, self.written.get(place, 0))
+            return
+        if error.code() in (KafkaError._PURGE_QUEUE, KafkaError._PURGE_INFLIGHT):
             return
         if self._failed is None or error.code() in TOO_LARGE:
             self._failed = (error, message.topic() or "", len(message.value() or b""))
