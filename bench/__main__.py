@@ -14,6 +14,7 @@ from bench import (
     filters,
     hang,
     harness,
+    ingest,
     latency,
     neighbour,
     rebalance,
@@ -44,6 +45,10 @@ FIGURES = {
     "backlog_memory": backlog.main,
     "rebalance_pause": rebalance.main,
     "decode_render": render.main,
+    "ingest": ingest.main,
+    "ingest_cpu": ingest.main,
+    "ingest_ids": ingest.main,
+    "ingest_ids_cpu": ingest.main,
 }
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
+from functools import cache
 from typing import Any, get_origin
 
 import msgspec
@@ -182,7 +183,7 @@ def _params(request: web.Request, route: Route) -> dict[str, str]:
 
 def _query(given: MultiMapping[str], route: Route) -> Any:
     kind = route.query or _NoQuery
-    lists = {each.encode_name for each in msgspec.structs.fields(kind) if get_origin(each.type) is tuple}
+    lists = _lists(kind)
     values: dict[str, Any] = {}
     for name in given:
         found = given.getall(name)
@@ -194,6 +195,12 @@ def _query(given: MultiMapping[str], route: Route) -> Any:
     except msgspec.ValidationError as error:
         sentence, pointer = _place(str(error))
         raise _bad_query(f"?{pointer.strip('/')}", sentence) from None
+
+
+@cache
+def _lists(kind: type[msgspec.Struct]) -> frozenset[str]:
+    """The names that may stand in a query more than once. Kept: msgspec resolves all annotations for the answer."""
+    return frozenset(each.encode_name for each in msgspec.structs.fields(kind) if get_origin(each.type) is tuple)
 
 
 class _NoQuery(msgspec.Struct, forbid_unknown_fields=True):
