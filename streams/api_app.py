@@ -5,6 +5,7 @@ What is connected to what, and in which order it starts and stops; nothing else.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import secrets
 from collections.abc import AsyncIterator
@@ -23,6 +24,7 @@ from connectors.api.key_check import KeyCheck
 from connectors.api.limits import Policy
 from connectors.api.openapi import openapi
 from connectors.api.principal import Authenticate
+from connectors.api.receiving import Door, ReceivingConfig
 from connectors.api.routes import Services
 from connectors.api.subscriptions import Listing
 from connectors.api.table import ROUTES
@@ -32,8 +34,12 @@ from connectors.clock import SystemClock
 from connectors.endpoints import EndpointTable
 from connectors.event_types import EventTypeTable
 from connectors.ingest import Ingest, IngestLimits, kafka_ingest
+from connectors.refusals import Refusals
+from connectors.sources import SourcesTable
 from connectors.subscriptions import ById, SubscriptionsTable
+from schemas.client_address import network
 from schemas.portal import PortalSigner
+from streams.secret_keys import SecretKeys
 from streams.settings import Settings
 from streams.wiring import OwnSchemas, WorkerError, client_config, make_registry, register_own_schemas
 
@@ -49,6 +55,26 @@ def portal_signer(settings: Settings) -> PortalSigner | None:
         raise WorkerError(f"the setting portal_secret is wrong: {error}") from None
 
 
+def receiving_config(settings: Settings, clock: SystemClock, keys: SecretKeys) -> ReceivingConfig:
+    """How the receiving door sees the world. WorkerError for a setting that is wrong."""
+    for text in settings.trusted_proxies:
+        try:
+            network(text)
+        except ValueError as error:
+            raise WorkerError(f"the setting trusted_proxies is wrong: {error}") from None
+
+    def open_secret(text: str, place: str) -> str:
+        return keys.keyring.open(text, place)  # the keys of now
+
+    return ReceivingConfig(
+        now_ms=clock.now_ms,
+        open_secret=open_secret,
+        decoy=secrets.token_hex(32),
+        trusted_proxies=settings.trusted_proxies,
+        public_url=settings.public_url.rstrip("/"),
+    )
+
+
 @contextlib.asynccontextmanager
 async def api_app(settings: Settings, authenticate: Authenticate | None = None) -> AsyncIterator[web.Application]:
     """The application, whose tables have caught up. WorkerError when it cannot start; ClusterError; TableError.
@@ -56,6 +82,7 @@ async def api_app(settings: Settings, authenticate: Authenticate | None = None) 
     `authenticate` takes the place of API keys, for tests.
     """
     config, topics, clock = client_config(settings), settings.topics, SystemClock()
+    secret_keys = SecretKeys(settings)
     if problems := await check_topics(config, topics.specs()):
         raise WorkerError(f"{problems[0]}; run `distributary topics apply` (`topics check` shows all {len(problems)})")
     async with contextlib.AsyncExitStack() as stack:
@@ -67,7 +94,8 @@ async def api_app(settings: Settings, authenticate: Authenticate | None = None) 
         endpoints = EndpointTable(config, topics.endpoints_state)
         keys = KeysTable(config, topics.api_keys)
         event_types = EventTypeTable(config, topics.event_types)
-        tables = (subscriptions, endpoints, keys, event_types)
+        sources = SourcesTable(config, topics.sources)
+        tables = (subscriptions, endpoints, keys, event_types, sources)
         for table in tables:
             stack.push_async_callback(table.stop)
             await table.start()
@@ -76,6 +104,8 @@ async def api_app(settings: Settings, authenticate: Authenticate | None = None) 
         failures = Policy(settings.auth_failures_per_minute / 60, settings.auth_failures_per_minute)
         clocks: Any = {"now_ms": clock.now_ms, "monotonic": clock.monotonic}
         who = Who(keys.get, key_check, portal_signer(settings), failures=failures, **clocks)
+        watching = asyncio.create_task(secret_keys.watch(lambda: None), name="secret keys")
+        stack.callback(watching.cancel)
         ingest = _ingest(settings, own)
         stack.push_async_callback(ingest.close)
         await ingest.start()
@@ -86,6 +116,7 @@ async def api_app(settings: Settings, authenticate: Authenticate | None = None) 
             Document(msgspec.json.encode(openapi(ROUTES))),
             Listing(index, endpoints),
             Publishing(ingest, checks, draw=lambda: secrets.randbits(64), now_ms=clock.now_ms),
+            Door(sources.get, ingest, Refusals(clock.monotonic), receiving_config(settings, clock, secret_keys)),
             Readiness(lambda: [each.trouble for each in (*tables, ingest) if each.trouble]),
         )
         yield make_app(

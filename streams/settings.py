@@ -155,6 +155,14 @@ class Settings(BaseSettings):
     )
     api_burst: int = Field(default=200, ge=1, le=1_000_000, description="calls of one API key at once")
     api_request_s: float = Field(default=30.0, gt=0, le=600, description="what one request to the API may take in all")
+    public_url: str = Field(
+        default="",
+        pattern=r"^(https?://[A-Za-z0-9.:\[\]-]+(/[A-Za-z0-9._~/-]*)?)?$",
+        description="what others call the API by, as https://hooks.example.com; some providers sign it",
+    )
+    trusted_proxies: Texts = Field(
+        default=(), description="networks (CIDR) of proxies before the API, whose forwarding headers are believed"
+    )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
 
     @field_validator(

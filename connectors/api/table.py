@@ -5,12 +5,13 @@ Each noun's module has its own `ROUTES`.
 
 from __future__ import annotations
 
-from connectors.api import discovery, events, health, subscriptions
+from connectors.api import discovery, events, health, receiving, subscriptions
 from connectors.api.routes import Route
 
 ROUTES: list[Route] = [
     *subscriptions.ROUTES,
     *events.ROUTES,
+    *receiving.ROUTES,
     *health.ROUTES,
     *discovery.ROUTES,
 ]
