@@ -16,24 +16,23 @@ from schemas.subscription import Subscription
 HIDDEN = "…"
 
 
-def hidden(secret: str) -> str:
+def hidden(secret: str, mark: str = HIDDEN) -> str:
     """Which kind of secret it is; for a sealed one, with which key."""
     if secret.startswith(SEALED_PREFIX):
-        return secret[: secret.rindex(":") + 1] + HIDDEN
-    return next((kind for kind in (SYMMETRIC, PRIVATE) if secret.startswith(kind)), "") + HIDDEN
+        return secret[: secret.rindex(":") + 1] + mark
+    return next((kind for kind in (SYMMETRIC, PRIVATE) if secret.startswith(kind)), "") + mark
 
 
-def redacted(subscription: Subscription) -> dict[str, Any]:
+def redacted(subscription: Subscription, mark: str = HIDDEN) -> dict[str, Any]:
     """All fields of the JSON form, `auth` and `tls` as objects: signing secrets, credentials, keys and the values of
     headers, which may carry credentials, as `hidden` has them. Names of users and clients, and certificates, stay."""
     fields: dict[str, Any] = {name: getattr(subscription, name) for name in subscription.__struct_fields__}
-    fields["secrets"] = [hidden(secret) for secret in subscription.secrets]
-    fields["headers"] = dict.fromkeys(subscription.headers, HIDDEN)
+    fields["secrets"] = [hidden(secret, mark) for secret in subscription.secrets]
+    fields["headers"] = dict.fromkeys(subscription.headers, mark)
     if subscription.auth:
         auth = parse_auth(subscription.auth)
-        name = AUTH_SECRETS[type(auth)]
-        fields["auth"] = msgspec.to_builtins(auth) | {name: hidden(getattr(auth, name))}
+        fields["auth"] = msgspec.to_builtins(auth) | {AUTH_SECRETS[type(auth)]: mark}
     if subscription.tls:
         tls = parse_tls(subscription.tls)
-        fields["tls"] = msgspec.to_builtins(tls) | ({"key": hidden(tls.key)} if tls.key else {})
+        fields["tls"] = msgspec.to_builtins(tls) | ({"key": mark} if tls.key else {})
     return fields

@@ -12,6 +12,7 @@ import msgspec
 from msgspec import Meta
 
 from schemas.endpoint import EndpointState, url_hash
+from schemas.redaction import redacted
 from schemas.subscription import Subscription, json_form
 
 #: Never shown but by reveal, and the one time when they are made.
@@ -37,6 +38,14 @@ _SHOWN: dict[str, Any] = {
     "state": Literal["active", "paused", "disabled", "pending"],
     "filter": Annotated[
         dict[str, Any] | Literal[""], Meta(description="A pattern; see the reference of filters. Empty for none.")
+    ],
+    "auth": Annotated[
+        dict[str, Any] | Literal[""],
+        Meta(description="How requests say who sends them, its secret hidden. Empty for not."),
+    ],
+    "tls": Annotated[
+        dict[str, Any] | Literal[""],
+        Meta(description="Client certificate, its key hidden, and CA. Empty for the usual."),
     ],
     "schema_version": Annotated[
         int | Literal["latest"], Meta(description="0: as written; a number, or latest: the data in that version")
@@ -78,11 +87,8 @@ def endpoint_view(subscription: Subscription, state: EndpointState | None) -> En
 
 def subscription_view(subscription: Subscription, state: EndpointState | None) -> dict[str, Any]:
     """The document of `SubscriptionView`, for msgspec to write."""
-    fields: dict[str, Any] = {
-        name: getattr(subscription, name) for name in subscription.__struct_fields__ if name not in SECRET_FIELDS
-    }
-    fields["headers"] = dict.fromkeys(subscription.headers, HIDDEN)
-    shown = json_form(fields)
+    everything = redacted(subscription, HIDDEN)
+    shown = json_form({name: value for name, value in everything.items() if name not in SECRET_FIELDS})
     if subscription.filter:
         shown["filter"] = msgspec.Raw(subscription.filter.encode())
     return shown | {"endpoint": endpoint_view(subscription, state)}

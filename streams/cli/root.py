@@ -19,6 +19,7 @@ from streams.cli import (
     registry,
     replay,
     schemas,
+    secret_keys,
     send,
     subscriptions,
     tail,
@@ -43,6 +44,7 @@ app.command("api", rich_help_panel="Run it")(api.api)
 app.command("registry", rich_help_panel="Run it")(registry.registry)
 app.add_typer(topics.app, name="topics", rich_help_panel="Run it")
 app.add_typer(schemas.app, name="schemas", rich_help_panel="Run it")
+app.add_typer(secret_keys.app, name="secret-keys", rich_help_panel="Run it")
 app.command("catalog", rich_help_panel="Run it")(catalog.catalog)
 app.add_typer(subscriptions.app, name="subscriptions", rich_help_panel="Use it")
 app.add_typer(endpoints.app, name="endpoints", rich_help_panel="Use it")

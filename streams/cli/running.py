@@ -30,6 +30,7 @@ from schemas.errors import (
     RegistryUnavailableError,
     UndecodableError,
     UnknownSchemaError,
+    UnsealableError,
 )
 from streams.cli.output import complain, note, watching
 from streams.wiring import WorkerError
@@ -57,6 +58,7 @@ _SENTENCES = (
     TableError,
     UndecodableError,
     UnknownSchemaError,
+    UnsealableError,
     WorkerError,
 )
 

@@ -22,14 +22,18 @@ from connectors.admin import require_topics
 from connectors.clock import SystemClock
 from connectors.feed import Writer
 from connectors.subscriptions import ById, SubscriptionsTable
-from schemas.errors import InvalidSubscriptionError
+from schemas.credentials import is_sealed
+from schemas.errors import InvalidSubscriptionError, UnsealableError
 from schemas.public_key import public_keys
 from schemas.redaction import redacted
+from schemas.rotation import without_expired
+from schemas.sealing import texts_of
 from schemas.subscription import Subscription, json_form, subscription_from_json, subscription_to_json
 from streams.cli.options import AsJson, Bootstrap, Prefix, RegistryUrl, load_settings, open_registry
 from streams.cli.output import emit, note, say, steps
 from streams.cli.running import CommandError, run
 from streams.cli.values import subscription_value
+from streams.secret_keys import SecretKeys
 from streams.settings import Settings
 from streams.wiring import client_config, register_own_schemas
 
@@ -73,18 +77,19 @@ def put(
     """Create or replace subscriptions. All are validated before the first is written.
 
     Without "secrets", a new subscription gets one of 32 random bytes, printed here and never again, and one that exists
-    keeps its own.
+    keeps its own. With secret keys in the settings, secrets are sealed before they are written.
 
     Example: echo '{"id": "acme", "url": "https://acme.example/hooks", "event_types": ["order.*"]}' |
     distributary subscriptions put -
     """
     settings = load_settings(bootstrap=bootstrap, prefix=prefix, registry_url=registry_url)
+    keys = SecretKeys(settings)
     objects = parse_objects(_read(file))
 
     async def main(_: asyncio.Event) -> list[dict[str, Any]]:
         present = await read_all(settings)
         now_ms = SystemClock().now_ms()
-        prepared = [prepare(fields, place, present, now_ms) for place, fields in objects]
+        prepared = [prepare(fields, place, present, now_ms, keys) for place, fields in objects]
         subscriptions = [subscription for subscription, _ in prepared]
         _refuse_twice(subscriptions)
         async with open_registry(settings) as registry:
@@ -123,10 +128,11 @@ def get(
     Example: distributary subscriptions get acme
     """
     settings = load_settings(bootstrap=bootstrap, prefix=prefix, registry_url=registry_url)
+    keys = SecretKeys(settings) if reveal else None
     found = run(lambda _: read_all(settings)).get(id_)
     if found is None:
         raise unknown(id_)
-    emit(shown(found, reveal=reveal))
+    emit(shown(found if keys is None else revealed(found, keys), reveal=reveal))
 
 
 @app.command("list")
@@ -143,8 +149,11 @@ def list_(
     Example: distributary subscriptions list --tenant acme --json
     """
     settings = load_settings(bootstrap=bootstrap, prefix=prefix, registry_url=registry_url)
+    keys = SecretKeys(settings) if reveal else None
     everything = run(lambda _: read_all(settings)).values()
     chosen = [each for each in everything if tenant is None or each.tenant == tenant]
+    if keys is not None:
+        chosen = [revealed(each, keys) for each in chosen]
     for each in sorted(chosen, key=lambda each: (each.tenant, each.id)):
         if as_json:
             emit(shown(each, reveal=reveal))
@@ -193,6 +202,15 @@ def shown(subscription: Subscription, *, reveal: bool) -> dict[str, Any]:
     return json_form({name: getattr(subscription, name) for name in subscription.__struct_fields__})
 
 
+def revealed(subscription: Subscription, keys: SecretKeys) -> Subscription:
+    """With its secrets opened; one of which a secret does not open as it is, with a note."""
+    try:
+        return keys.open(subscription)
+    except UnsealableError as error:
+        note(str(error))
+        return subscription
+
+
 def parse_objects(text: bytes) -> list[tuple[str, dict[str, Any]]]:
     """(where it stands, object) of one JSON object or of JSON lines. CommandError."""
     try:
@@ -214,21 +232,27 @@ def parse_objects(text: bytes) -> list[tuple[str, dict[str, Any]]]:
 
 
 def prepare(
-    fields: dict[str, Any], place: str, present: dict[str, Subscription], now_ms: int
+    fields: dict[str, Any], place: str, present: dict[str, Subscription], now_ms: int, keys: SecretKeys
 ) -> tuple[Subscription, str | None]:
-    """The subscription to write, and the secret that was made for it. CommandError names what is wrong."""
+    """The subscription to write, sealed, and the secret that was made for it. CommandError names what is wrong."""
     before = present.get(fields["id"]) if isinstance(fields.get("id"), str) else None
     secret = None
     if "secrets" not in fields:
         if before is None:
             secret = new_secret()
-        fields = fields | {"secrets": [secret] if before is None else list(before.secrets)}
+            fields = fields | {"secrets": [secret]}
+        else:
+            kept = without_expired(before, now_ms)
+            fields = fields | {"secrets": kept.secrets, "secrets_expire_ms": kept.secrets_expire_ms}
     try:
         subscription = subscription_from_json(orjson.dumps(fields))
-    except InvalidSubscriptionError as error:
+        kept_texts = texts_of(before) if before is not None else ()
+        if any(is_sealed(text) and text not in kept_texts for text in texts_of(subscription)):
+            keys.open(subscription)  # sealed elsewhere, or for another subscription: it would never be of use
+    except (InvalidSubscriptionError, UnsealableError) as error:
         raise CommandError(f"{place} is no subscription: {error}; correct it, nothing was written") from None
     created_ms = subscription.created_ms or (before.created_ms if before else now_ms)
-    return msgspec.structs.replace(subscription, created_ms=created_ms, updated_ms=now_ms), secret
+    return msgspec.structs.replace(keys.seal(subscription), created_ms=created_ms, updated_ms=now_ms), secret
 
 
 def new_secret() -> str:
