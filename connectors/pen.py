@@ -262,7 +262,11 @@ class Pen:
 
     async def _catch_up(self) -> None:
         """The tables hold all that was committed before the call."""
-        ends = await asyncio.to_thread(self._ends)
+        try:
+            ends = await asyncio.to_thread(self._ends)
+        except KafkaException:  # after a broker's restart, librdkafka's admin client goes on with the leaders of before
+            self._admin = None
+            ends = await asyncio.to_thread(self._ends)
         await asyncio.gather(*(self._tables[topic].reach(positions) for topic, positions in ends.items()))
 
     def _ends(self) -> dict[str, dict[int, int]]:
