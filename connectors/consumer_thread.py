@@ -79,6 +79,7 @@ class ConsumerThread:
                 self._turn(self.consumer)
         except Exception as error:  # noqa: BLE001 - the thread's last word must reach the app
             self._failed(error)
+        self.halted.set()
         try:
             self.consumer.close()
         except Exception as error:  # noqa: BLE001 - nothing is left to do

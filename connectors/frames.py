@@ -271,6 +271,9 @@ class FrameConsumer(FaustConsumer):
         self._held: set[tuple[str, int]] = set()  # paused by the stage
         self._commits = Commits(self._is_ours, self._commit_again)
         self._group: object = None
+        # Being closed, and its partitions given back: librdkafka ends the member now, and what is asked of it from here
+        # on may wait for an answer for ever.
+        self._left = False
         self._protocol: GroupProtocol = "consumer"
         self.rebalances = 0
         # Faust's own bookkeeping, which its compiled stream writes to: all offsets count as committed there, so that it
@@ -490,7 +493,8 @@ class FrameConsumer(FaustConsumer):
 
     def _serve(self, member: KafkaConsumer) -> None:
         """What goes on while a callback waits."""
-        self._read_group(member)
+        if not self._left:
+            self._read_group(member)
         assert self._member is not None
         self._member.serve()
 
@@ -611,6 +615,8 @@ class FrameConsumer(FaustConsumer):
             self._held.discard(key)
             self._committed.pop(key, None)
         self._commits.drop([(tp.topic, tp.partition) for tp in partitions])
+        assert self._member is not None
+        self._left = self._member.halted.is_set()
         if self._protocol == "consumer":
             member.incremental_unassign([])  # it has nothing: this says that we are done
         else:
