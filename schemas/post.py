@@ -23,6 +23,7 @@ CAUSES = frozenset(
         "response_too_large",  # headers above the cap (a body above its cap is cut, not an error)
         "shutdown",  # the sender was closed while the request was in flight
         "timeout",  # the total time-out passed
+        "token_failed",  # the endpoint was not asked: its OAuth2 token endpoint gave no token
         "tls_failed",  # handshake or certificate verification
     }
 )

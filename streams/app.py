@@ -36,6 +36,7 @@ from streams.agents import Handler, frame_agent
 from streams.core.breaker import NEVER, BreakerPolicy
 from streams.core.ledger import Ledger
 from streams.core.match import MatchIndex
+from streams.core.oauth2 import ANSWER_BYTES_MAX
 from streams.core.parked import ParkedLog
 from streams.counters import Counters, line
 from streams.dispatch import Dispatch, DispatchLimits
@@ -206,8 +207,11 @@ class Worker:
         endpoints = EndpointTable(client_config(settings), topics.endpoints_state)
         stack.push_async_callback(endpoints.stop)
         await endpoints.start()
-        sender = self._sender(await make_guard(settings))
+        guard = await make_guard(settings)
+        # The second is closed first: who waits for a token is answered while there is somebody to answer.
+        sender, token_sender = self._sender(guard), self._sender(guard, excerpt_bytes_max=ANSWER_BYTES_MAX)
         stack.push_async_callback(sender.close)
+        stack.push_async_callback(token_sender.close)
         reader = KafkaLogReader(client_config(settings), topics.parked)
         stack.push_async_callback(reader.close)
         stage = Dispatch(
@@ -224,6 +228,7 @@ class Worker:
             release=part.release,
             ledger=part.ledger,
             opener=keys.open,
+            token_sender=token_sender,
             worker=settings.worker_name,
             limits=DispatchLimits(
                 in_flight_max=settings.in_flight_max,
@@ -239,14 +244,19 @@ class Worker:
         part.listen("delivery", [topics.deliveries, *topics.tiers.values(), topics.parked], stage.admit)
         return part
 
-    def _sender(self, guard: AddressGuard) -> Sender:
+    def _sender(self, guard: AddressGuard, excerpt_bytes_max: int = 1_024) -> Sender:
         # As many as there are places: what is too much for an endpoint its lane knows. Fewer, and endpoints that hang
         # would hold up others behind the same host.
         most = self.settings.in_flight_max
         _allow_files(2 * most + 1_024)
         if self.settings.proxy is not None:
-            return AiohttpSender(guard, proxy=self.settings.proxy, connections_per_origin_max=most)
-        return HttpSender(guard, connections_per_origin_max=most)
+            return AiohttpSender(
+                guard,
+                proxy=self.settings.proxy,
+                connections_per_origin_max=most,
+                excerpt_bytes_max=excerpt_bytes_max,
+            )
+        return HttpSender(guard, connections_per_origin_max=most, excerpt_bytes_max=excerpt_bytes_max)
 
 
 class Part:

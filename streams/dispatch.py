@@ -46,6 +46,7 @@ from streams.quarantine import quarantined
 from streams.records import DeliverySchemas, Records, after
 from streams.requests import Outgoing
 from streams.settle import Settler
+from streams.tokens import Tokens
 
 logger = logging.getLogger(__name__)
 
@@ -123,16 +124,19 @@ class Dispatch:
         release: Callable[[str, int], None],
         ledger: Callable[[str, int], OffsetLedger | None],
         opener: Opener,
+        token_sender: Sender | None = None,
         worker: str = "worker",
         limits: DispatchLimits = DispatchLimits(),  # noqa: B008 - frozen
     ) -> None:
         """`hold` and `release` pause and resume the fetching of a partition, `ledger` is that of its present epoch,
-        and `opener` opens the secrets of a subscription when its lane adopts it."""
+        and `opener` opens the secrets of a subscription when its lane adopts it. `token_sender` POSTs to OAuth2 token
+        endpoints, and hands over more of an answer (`streams/core/oauth2.py`); default: `sender`."""
         self._topics = topics
         self._holds = {name: hold_ms for hold_ms, name in topics.tiers.items()}
         self._table = table
         self._endpoints = endpoints
         self._sender = sender
+        self._tokens = Tokens(token_sender or sender, clock)
         self._settler = settler
         self._clock = clock
         self._counters = counters
@@ -449,7 +453,7 @@ class Dispatch:
     def _outgoing(self, subscription: Subscription) -> Outgoing:
         """What its lane sends; ValueError when the sender refuses the endpoint. The log is told once of secrets that do
         not open, and of those that open again."""
-        outgoing = Outgoing(subscription, self._sender, self._opener)
+        outgoing = Outgoing(subscription, self._sender, self._opener, self._tokens)
         if outgoing.locked:
             if len(self._locked) >= self._limits.lanes_max:
                 self._locked.clear()

@@ -1,4 +1,5 @@
-"""What a lane sends: the route to its endpoint, its signatures, and the header fields of one POST.
+"""What a lane sends: the route to its endpoint, its signatures, what it proves itself with, and the header fields of
+one POST.
 
 An `Outgoing` is made when a lane adopts a version of its subscription, and holds all that this version fixes, so that a
 POST costs no more than what changes with it. This file does not decide when anything is sent, nor what an answer means.
@@ -6,12 +7,16 @@ POST costs no more than what changes with it. This file does not decide when any
 
 from __future__ import annotations
 
+from schemas.credentials import Basic, Bearer, OAuth2, parse_auth, parse_tls
 from schemas.delivery import Delivery
+from schemas.endpoint_tls import EndpointTls
 from schemas.errors import InvalidSubscriptionError, UnsealableError
 from schemas.post import PostDone
 from schemas.subscription import Subscription
+from streams.core.oauth2 import basic
 from streams.core.signing import Signer
 from streams.ports import Opener, Sender
+from streams.tokens import TokenPosts, Tokens
 
 
 class Outgoing:
@@ -19,7 +24,7 @@ class Outgoing:
 
     __slots__ = ("_header_names", "_post", "_route", "_signer", "locked", "origin")
 
-    def __init__(self, subscription: Subscription, sender: Sender, opener: Opener) -> None:
+    def __init__(self, subscription: Subscription, sender: Sender, opener: Opener, tokens: Tokens) -> None:
         """ValueError with a sentence when the sender refuses the endpoint."""
         self._route = sender.route(subscription.url, subscription.headers, subscription.timeout_ms / 1000)
         self._post = sender.post
@@ -29,11 +34,32 @@ class Outgoing:
         try:
             s = opener(subscription)
             self._signer = Signer(s.secrets, s.secrets_expire_ms, s.signatures, self._route.uri)
+            if s.auth or s.tls:
+                self._prove(s, sender, tokens)
         except (UnsealableError, InvalidSubscriptionError) as error:  # the latter of what was sealed and is no secret
             self.locked = str(error)
         else:
             self._header_names |= self._signer.header_names
         self.origin = self._route.origin
+
+    def _prove(self, s: Subscription, sender: Sender, tokens: Tokens) -> None:
+        """Authenticate as an opened subscription says: in the route's own header and TLS, so that a POST costs no more;
+        or with a token that is asked for when it is needed. ValueError, InvalidSubscriptionError."""
+        headers, timeout_s, tls = dict(s.headers), s.timeout_ms / 1000, None
+        if s.tls:
+            given = parse_tls(s.tls)
+            tls = EndpointTls(owner=s.id, certificate=given.certificate, key=given.key, ca=given.ca)
+        auth = parse_auth(s.auth) if s.auth else None
+        if auth is not None:
+            self._header_names |= {"authorization"}
+        match auth:
+            case Basic():
+                headers["authorization"] = basic(auth.username, auth.password)
+            case Bearer():
+                headers["authorization"] = f"Bearer {auth.token}"
+            case OAuth2():
+                self._post = TokenPosts(tokens, auth, sender, s.url, headers, timeout_s, tls).post
+        self._route = sender.route(s.url, headers, timeout_s, tls)
 
     def post(self, identifier: str, delivery: Delivery, body: bytes, now_ms: int, done: PostDone) -> None:
         """POST a delivery's own body, or that of a batch that it stands for; `done` as in `Sender.post`."""

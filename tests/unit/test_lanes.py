@@ -4,20 +4,22 @@ from __future__ import annotations
 
 from typing import Any
 
-from connectors.memory import MemorySender
+from connectors.memory import ManualClock, MemorySender
 from schemas.delivery import decode_delivery
 from streams.core.health import Health
 from streams.core.ledger import Ledger
 from streams.core.parked import Order, ParkedLog
 from streams.lanes import KEY_AHEAD, Intake, Job, Lane
 from streams.requests import Outgoing
+from streams.tokens import Tokens
 from tests.unit.dispatch_town import FIRST, fresh
 from tests.unit.stages import TOPICS, as_it_is, subscription
 
 
 def made(**fields: Any) -> Lane:
     one = subscription(**fields)
-    return Lane(one, Outgoing(one, MemorySender(lambda posted: None), as_it_is), Health(), 0)
+    sender = MemorySender(lambda posted: None)
+    return Lane(one, Outgoing(one, sender, as_it_is, Tokens(sender, ManualClock())), Health(), 0)
 
 
 STREAM = Intake(FIRST, 0, Ledger(0), 0)

@@ -33,6 +33,7 @@ MODULES = (
     "streams/secret_keys.py",
     "streams/settle.py",
     "streams/subscription_check.py",
+    "streams/tokens.py",
     "streams/transport.py",
     "streams/versions.py",
     "streams/wiring.py",

@@ -17,6 +17,7 @@ from schemas.delivery import Delivery
 from schemas.post import PostResult
 from schemas.public_key import key_id
 from streams.requests import Outgoing
+from streams.tokens import Tokens
 from tests.unit.stages import SECRET, as_it_is, subscription
 
 EVERY = ("standard", "github", "stripe", "rfc9421")
@@ -39,7 +40,8 @@ def delivery(**headers: str) -> Delivery:
 async def sent(one: Delivery, identifier: str, body: bytes = BODY, **fields: Any) -> Posted:
     sender = MemorySender(lambda posted: PostResult(204, 1))
     now_ms = SystemClock().now_ms()  # the verifiers compare with their own clocks
-    Outgoing(subscription(**fields), sender, as_it_is).post(identifier, one, body, now_ms, lambda result: None)
+    outgoing = Outgoing(subscription(**fields), sender, as_it_is, Tokens(sender, SystemClock()))
+    outgoing.post(identifier, one, body, now_ms, lambda result: None)
     (posted,) = sender.posted
     await sender.close()
     return posted
