@@ -23,7 +23,13 @@ class SourcesTable(Follower[Source]):
 
     def __init__(self, conf: Mapping[str, Any], topic: str, *, on_progress: OnProgress | None = None) -> None:
         super().__init__(
-            conf, topic, what="source", decode=_decoded, apply=self._put_or_remove, on_progress=on_progress
+            conf,
+            topic,
+            what="source",
+            decode=_decoded,
+            apply=self._put_or_remove,
+            on_progress=on_progress,
+            keep_offsets=True,
         )
         self._sources: dict[str, Source] = {}
 

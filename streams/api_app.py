@@ -26,6 +26,7 @@ from connectors.api.openapi import openapi
 from connectors.api.principal import Authenticate
 from connectors.api.receiving import Door, ReceivingConfig
 from connectors.api.routes import Services
+from connectors.api.sources import Sources
 from connectors.api.subscriptions import Listing
 from connectors.api.table import ROUTES
 from connectors.api.who import Who
@@ -34,14 +35,17 @@ from connectors.clock import SystemClock
 from connectors.endpoints import EndpointTable
 from connectors.event_types import EventTypeTable
 from connectors.ingest import Ingest, IngestLimits, kafka_ingest
+from connectors.pen import Pen
 from connectors.refusals import Refusals
+from connectors.source_desk import Sealer, SourceDesk
 from connectors.sources import SourcesTable
 from connectors.subscriptions import ById, SubscriptionsTable
 from schemas.client_address import network
 from schemas.portal import PortalSigner
 from streams.secret_keys import SecretKeys
 from streams.settings import Settings
-from streams.wiring import OwnSchemas, WorkerError, client_config, make_registry, register_own_schemas
+from streams.source_wiring import source_sealer, source_topics
+from streams.wiring import OwnSchemas, WorkerError, client_config, make_registry, pen_id, register_own_schemas
 
 
 def portal_signer(settings: Settings) -> PortalSigner | None:
@@ -55,20 +59,16 @@ def portal_signer(settings: Settings) -> PortalSigner | None:
         raise WorkerError(f"the setting portal_secret is wrong: {error}") from None
 
 
-def receiving_config(settings: Settings, clock: SystemClock, keys: SecretKeys) -> ReceivingConfig:
+def receiving_config(settings: Settings, clock: SystemClock, sealer: Sealer) -> ReceivingConfig:
     """How the receiving door sees the world. WorkerError for a setting that is wrong."""
     for text in settings.trusted_proxies:
         try:
             network(text)
         except ValueError as error:
             raise WorkerError(f"the setting trusted_proxies is wrong: {error}") from None
-
-    def open_secret(text: str, place: str) -> str:
-        return keys.keyring.open(text, place)  # the keys of now
-
     return ReceivingConfig(
         now_ms=clock.now_ms,
-        open_secret=open_secret,
+        open_secret=sealer.open,
         decoy=secrets.token_hex(32),
         trusted_proxies=settings.trusted_proxies,
         public_url=settings.public_url.rstrip("/"),
@@ -99,6 +99,9 @@ async def api_app(settings: Settings, authenticate: Authenticate | None = None) 
         for table in tables:
             stack.push_async_callback(table.stop)
             await table.start()
+        pen = Pen(config, pen_id(settings), tables, clock.jitter)
+        stack.push_async_callback(pen.close)
+        await pen.start()
         key_check = KeyCheck(keys.get, clock.now_ms)
         stack.push_async_callback(key_check.close)
         failures = Policy(settings.auth_failures_per_minute / 60, settings.auth_failures_per_minute)
@@ -109,6 +112,9 @@ async def api_app(settings: Settings, authenticate: Authenticate | None = None) 
         ingest = _ingest(settings, own)
         stack.push_async_callback(ingest.close)
         await ingest.start()
+        refusals = Refusals(clock.monotonic)
+        sealer = source_sealer(secret_keys)
+        desk = SourceDesk(sources, pen, source_topics(topics, own), sealer)
         checks = EventChecks(event_types, registry, strict=settings.unknown_event_types == "refuse")
 
         services = Services(
@@ -116,7 +122,8 @@ async def api_app(settings: Settings, authenticate: Authenticate | None = None) 
             Document(msgspec.json.encode(openapi(ROUTES))),
             Listing(index, endpoints),
             Publishing(ingest, checks, draw=lambda: secrets.randbits(64), now_ms=clock.now_ms),
-            Door(sources.get, ingest, Refusals(clock.monotonic), receiving_config(settings, clock, secret_keys)),
+            Door(sources.get, ingest, refusals, receiving_config(settings, clock, sealer)),
+            Sources(desk, refusals, clock.now_ms, lambda: f"src_{secrets.token_hex(8)}"),
             Readiness(lambda: [each.trouble for each in (*tables, ingest) if each.trouble]),
         )
         yield make_app(

@@ -75,6 +75,11 @@ async def make_guard(settings: Settings, listening: Sequence[tuple[str, int]] = 
         raise WorkerError(f"where deliveries may go is not clear: {error} Correct the setting") from None
 
 
+def pen_id(settings: Settings) -> str:
+    """The transactional id of whoever changes what the control plane holds (`connectors/pen.py`)."""
+    return f"{settings.prefix}distributary.control"
+
+
 def make_registry(settings: Settings) -> FolderRegistry | ConfluentRegistry:
     """The registry server where one is named, else the folder with our own schemas."""
     conf = dict(settings.registry_conf)

@@ -19,6 +19,7 @@ from connectors.api.routes import Answer, Call, Reply, Route
 from connectors.ingest import Entry, Ingest, Once, UnavailableError, source_key
 from connectors.providers import providers
 from connectors.refusals import UNKNOWN, Refusals
+from connectors.source_desk import place
 from schemas import client_address, provider, received, signed_request
 from schemas.errors import InvalidSourceError, RecordTooLargeError
 from schemas.event import Event
@@ -179,11 +180,6 @@ class Door:
     def _entry(self, source_id: str, event: Event) -> Entry:
         delivery = event.id.removeprefix(f"{source_id}:")
         return self._ingest.entry(event, Once(source_key(source_id, delivery), b"", event.id))
-
-
-def place(source_id: str) -> str:
-    """Where a source's secrets stand, for what seals them: no subscription's place is the same."""
-    return f"sources/{source_id}/secrets"
 
 
 class AnyQuery(msgspec.Struct):

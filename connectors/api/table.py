@@ -5,13 +5,14 @@ Each noun's module has its own `ROUTES`.
 
 from __future__ import annotations
 
-from connectors.api import discovery, events, health, receiving, subscriptions
+from connectors.api import discovery, events, health, receiving, sources, subscriptions
 from connectors.api.routes import Route
 
 ROUTES: list[Route] = [
     *subscriptions.ROUTES,
     *events.ROUTES,
     *receiving.ROUTES,
+    *sources.ROUTES,
     *health.ROUTES,
     *discovery.ROUTES,
 ]

@@ -6,6 +6,9 @@ This file does not say what a setting does (`streams/settings.py`).
 from __future__ import annotations
 
 import datetime
+import getpass
+import os
+import socket
 import tomllib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -42,6 +45,15 @@ RegistryUrl = Annotated[
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="JSON lines, for programs")]
+
+
+def actor() -> str:
+    """Who runs this command, for the audit trail."""
+    try:
+        user = getpass.getuser()
+    except (OSError, KeyError):  # an account without a name, as in containers
+        user = str(os.getuid())
+    return f"cli:{user}@{socket.gethostname()}"
 
 
 def load_settings(**given: Any) -> Settings:

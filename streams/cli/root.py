@@ -21,6 +21,7 @@ from streams.cli import (
     schemas,
     secret_keys,
     send,
+    sources,
     subscriptions,
     tail,
     topics,
@@ -47,6 +48,7 @@ app.add_typer(schemas.app, name="schemas", rich_help_panel="Run it")
 app.add_typer(secret_keys.app, name="secret-keys", rich_help_panel="Run it")
 app.command("catalog", rich_help_panel="Run it")(catalog.catalog)
 app.add_typer(subscriptions.app, name="subscriptions", rich_help_panel="Use it")
+app.add_typer(sources.app, name="sources", rich_help_panel="Use it")
 app.add_typer(endpoints.app, name="endpoints", rich_help_panel="Use it")
 app.add_typer(quarantine.app, name="quarantine", rich_help_panel="Use it")
 app.command("send", rich_help_panel="Use it")(send.send)

@@ -84,7 +84,7 @@ def put(
     """
     settings = load_settings(bootstrap=bootstrap, prefix=prefix, registry_url=registry_url)
     keys = SecretKeys(settings)
-    objects = parse_objects(_read(file))
+    objects = parse_objects(read_input(file))
 
     async def main(_: asyncio.Event) -> list[dict[str, Any]]:
         present = await read_all(settings)
@@ -273,7 +273,8 @@ def unknown(subscription_id: str) -> CommandError:
     return CommandError(f"there is no subscription {subscription_id!r}; see `distributary subscriptions list`")
 
 
-def _read(file: str) -> bytes:
+def read_input(file: str) -> bytes:
+    """All of a file, or of stdin for `-`. CommandError."""
     if file == "-":
         text = sys.stdin.buffer.read(INPUT_BYTES_MAX + 1)
     else:

@@ -31,6 +31,7 @@ MODULES = (
     "streams/records.py",
     "streams/requests.py",
     "streams/secret_keys.py",
+    "streams/source_wiring.py",
     "streams/settle.py",
     "streams/subscription_check.py",
     "streams/tokens.py",
