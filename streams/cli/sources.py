@@ -208,7 +208,11 @@ def try_request(
     now_ms = time_option_ms(at, "--at") if at is not None else SystemClock().now_ms()
     source = found(run(lambda _: read_all(settings)), id_)
     with body.open("rb") as file:
-        request = Request(url=url or settings.public_url.rstrip("/") + path(source), headers=headers, body=file.read(REQUEST_BYTES_MAX))
+        request = Request(
+            url=url or settings.public_url.rstrip("/") + path(source),
+            headers=headers,
+            body=file.read(REQUEST_BYTES_MAX),
+        )
     sealer = source_sealer(SecretKeys(settings))
     secrets = [sealer.open(text, place(source.id)) for _, text in source.secrets_at(now_ms)]
     verdict = judged(source, request, secrets, now_ms)

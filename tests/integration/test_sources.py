@@ -224,7 +224,7 @@ async def test_sources_over_http(settings: Settings) -> None:
     actions = [(each.action, each.resource_id) for each in trail]
     assert actions[:4] == [("created", "pay"), ("updated", "pay"), ("updated", "pay"), ("created", made["id"])]
     assert actions[4:] == [("deleted", "pay")]
-    written = [each for each in site(settings).read(settings.topics.sources, settings.topics.audit)]
+    written = site(settings).read(settings.topics.sources, settings.topics.audit)
     assert not any(b"whsec_" in (each.value() or b"") for each in written)
 
 
