@@ -22,6 +22,7 @@ from streams.cli import (
     secret_keys,
     send,
     sources,
+    subscription_secrets,
     subscriptions,
     tail,
     topics,
@@ -47,6 +48,8 @@ app.add_typer(topics.app, name="topics", rich_help_panel="Run it")
 app.add_typer(schemas.app, name="schemas", rich_help_panel="Run it")
 app.add_typer(secret_keys.app, name="secret-keys", rich_help_panel="Run it")
 app.command("catalog", rich_help_panel="Run it")(catalog.catalog)
+subscriptions.app.command("rotate-secret")(subscription_secrets.rotate_secret)
+subscriptions.app.command("reencrypt")(subscription_secrets.reencrypt)
 app.add_typer(subscriptions.app, name="subscriptions", rich_help_panel="Use it")
 app.add_typer(sources.app, name="sources", rich_help_panel="Use it")
 app.add_typer(endpoints.app, name="endpoints", rich_help_panel="Use it")

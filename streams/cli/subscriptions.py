@@ -260,6 +260,11 @@ def new_secret() -> str:
     return "whsec_" + base64.b64encode(secrets.token_bytes(SECRET_BYTES)).decode()
 
 
+def new_private_key() -> str:
+    """A Standard Webhooks private key (ed25519), of its seed alone."""
+    return "whsk_" + base64.b64encode(secrets.token_bytes(SECRET_BYTES)).decode()
+
+
 def _refuse_twice(subscriptions: Sequence[Subscription]) -> None:
     seen: set[str] = set()
     for each in subscriptions:

@@ -1,0 +1,81 @@
+"""Changing subscriptions that are there, each on what it is at that moment: with the pen of the control plane.
+
+However many commands and API processes change them at once, no change is lost. This file does not say what is changed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+
+from connectors.admin import require_topics
+from connectors.clock import SystemClock
+from connectors.pen import Pen
+from connectors.subscriptions import ById, SubscriptionsTable
+from schemas.frame import Out
+from schemas.subscription import Subscription, checked
+from streams.cli.options import open_registry
+from streams.cli.output import steps
+from streams.cli.values import subscription_value
+from streams.settings import Settings
+from streams.wiring import client_config, register_own_schemas
+
+#: What a subscription becomes; the same one for no change. It may raise, and then nothing is written.
+Edit = Callable[[Subscription], Subscription]
+
+
+class Editor:
+    """All subscriptions in force, and the way to change one."""
+
+    def __init__(self, topic: str, schema_id: int, index: ById, pen: Pen) -> None:
+        self._topic = topic
+        self._schema_id = schema_id
+        self._index = index
+        self._pen = pen
+
+    def get(self, subscription_id: str) -> Subscription | None:
+        """The one of this id, as of now."""
+        return self._index.get(subscription_id)
+
+    def all(self) -> list[Subscription]:
+        """All of them, by tenant and id."""
+        return list(self._index.after(None))
+
+    async def change(self, subscription_id: str, edit: Edit) -> Subscription | None:
+        """Change one, on what it is when nobody else may write; what it is then, or None when there is none.
+
+        What `edit` raises; PenError; RecordTooLargeError.
+        """
+
+        def decide() -> list[Out]:
+            before = self._index.get(subscription_id)
+            if before is None:
+                return []
+            after = checked(edit(before))
+            if after == before:
+                return []
+            return [(self._topic, after.id.encode(), subscription_value(self._schema_id, after), -1, None)]
+
+        await self._pen.change(decide, about=("subscription", subscription_id))
+        return self._index.get(subscription_id)
+
+
+@asynccontextmanager
+async def open_editor(settings: Settings) -> AsyncIterator[Editor]:
+    """An editor whose table has caught up. What is bad on the topic is logged as a warning and left out."""
+    config, topics = client_config(settings), settings.topics
+    await require_topics(config, [topics.subscriptions])
+    async with AsyncExitStack() as stack:
+        registry = await stack.enter_async_context(open_registry(settings))
+        own = await register_own_schemas(registry, topics)
+        index = ById()
+        with steps("reading subscriptions") as progress:
+            table = SubscriptionsTable(
+                config, topics.subscriptions, index=index, schemas=registry, on_progress=progress.at
+            )
+            stack.push_async_callback(table.stop)
+            await table.start()
+        pen = Pen(config, f"{settings.prefix}distributary.control", [table], SystemClock().jitter)
+        stack.push_async_callback(pen.close)
+        await pen.start()
+        yield Editor(topics.subscriptions, own.subscription, index, pen)
