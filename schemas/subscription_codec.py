@@ -83,5 +83,14 @@ class SubscriptionDecoder:
         return subscription_from_fields(codec.decode(value, writer, reader))
 
 
+_SCHEMA = codec.parse_schema(codec.own_schema("subscription.v4"))
+
+
+def subscription_value(schema_id: int, subscription: Subscription) -> bytes:
+    """The framed value of subscription.v4."""
+    fields = {name: getattr(subscription, name) for name in subscription.__struct_fields__}
+    return codec.encode(schema_id, _SCHEMA, fields)
+
+
 def _is_json(value: bytes) -> bool:
     return value.lstrip()[:1] == b"{"

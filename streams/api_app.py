@@ -35,17 +35,17 @@ from connectors.clock import SystemClock
 from connectors.endpoints import EndpointTable
 from connectors.event_types import EventTypeTable
 from connectors.ingest import Ingest, IngestLimits, kafka_ingest
-from connectors.pen import Pen
 from connectors.refusals import Refusals
 from connectors.source_desk import Sealer, SourceDesk
 from connectors.sources import SourcesTable
 from connectors.subscriptions import ById, SubscriptionsTable
 from schemas.client_address import network
 from schemas.portal import PortalSigner
+from streams.control import control_pen, control_services
 from streams.secret_keys import SecretKeys
 from streams.settings import Settings
 from streams.source_wiring import source_sealer, source_topics
-from streams.wiring import OwnSchemas, WorkerError, client_config, make_registry, pen_id, register_own_schemas
+from streams.wiring import OwnSchemas, WorkerError, client_config, make_registry, register_own_schemas
 
 
 def portal_signer(settings: Settings) -> PortalSigner | None:
@@ -90,7 +90,9 @@ async def api_app(settings: Settings, authenticate: Authenticate | None = None) 
         stack.push_async_callback(registry.close)
         own = await register_own_schemas(registry, topics)
         index = ById()
-        subscriptions = SubscriptionsTable(config, topics.subscriptions, index=index, schemas=registry)
+        subscriptions = SubscriptionsTable(
+            config, topics.subscriptions, index=index, schemas=registry, keep_offsets=True
+        )
         endpoints = EndpointTable(config, topics.endpoints_state)
         keys = KeysTable(config, topics.api_keys)
         event_types = EventTypeTable(config, topics.event_types)
@@ -99,9 +101,9 @@ async def api_app(settings: Settings, authenticate: Authenticate | None = None) 
         for table in tables:
             stack.push_async_callback(table.stop)
             await table.start()
-        pen = Pen(config, pen_id(settings), tables, clock.jitter)
-        stack.push_async_callback(pen.close)
+        pen = control_pen(settings, tables)
         await pen.start()
+        stack.push_async_callback(pen.close)
         key_check = KeyCheck(keys.get, clock.now_ms)
         stack.push_async_callback(key_check.close)
         failures = Policy(settings.auth_failures_per_minute / 60, settings.auth_failures_per_minute)
@@ -120,7 +122,8 @@ async def api_app(settings: Settings, authenticate: Authenticate | None = None) 
         services = Services(
             authenticate or who,
             Document(msgspec.json.encode(openapi(ROUTES))),
-            Listing(index, endpoints),
+            Listing(index, endpoints, subscriptions.offset_of),
+            *control_services(settings, own, pen, secret_keys),
             Publishing(ingest, checks, draw=lambda: secrets.randbits(64), now_ms=clock.now_ms),
             Door(sources.get, ingest, refusals, receiving_config(settings, clock, sealer)),
             Sources(desk, refusals, clock.now_ms, lambda: f"src_{secrets.token_hex(8)}"),

@@ -21,6 +21,7 @@ from connectors.api.limits import CallRates, Policy, Verdict
 from connectors.api.principal import Principal, challenge
 from connectors.api.problems import Fault, ProblemError
 from connectors.api.routes import Call, Reply, Route, Services
+from connectors.pen import PenError
 from schemas.errors import RegistryUnavailableError
 
 log = logging.getLogger("connectors.api")
@@ -87,7 +88,7 @@ class _Dispatcher:
             response = _problem(request, error)
         except TimeoutError:
             response = _problem(request, _overdue(request))
-        except RegistryUnavailableError as error:
+        except (PenError, RegistryUnavailableError) as error:
             response = _problem(request, _later(str(error)))
         except web.HTTPException as error:  # of the router: no such path, no such method
             response = _problem(request, _of_router(error))

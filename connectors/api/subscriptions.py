@@ -12,10 +12,11 @@ import msgspec
 from msgspec import Meta
 
 from connectors.api.cursors import LIMIT_MAX, cursor, position
+from connectors.api.preconditions import ETAG, etag
 from connectors.api.principal import acts_for
 from connectors.api.problems import not_found
 from connectors.api.routes import Answer, Call, Reply, Route
-from connectors.api.subscription_documents import SubscriptionView, subscription_view
+from connectors.api.subscription_documents import SubscriptionView, state_of, subscription_view
 from connectors.endpoints import EndpointTable
 from connectors.subscriptions import ById
 from schemas.subscription import Subscription
@@ -27,13 +28,18 @@ LOOKED_AT_MAX = 10_000
 class Listing:
     """A service: all subscriptions in order, and the health of their endpoints."""
 
-    def __init__(self, subscriptions: ById, endpoints: EndpointTable) -> None:
+    def __init__(self, subscriptions: ById, endpoints: EndpointTable, offset_of: Callable[[str], int | None]) -> None:
         self.subscriptions = subscriptions
         self.endpoints = endpoints
+        self._offset_of = offset_of
+
+    def etag(self, subscription_id: str) -> str:
+        """Of its record."""
+        return etag(self._offset_of(subscription_id))
 
     def shown(self, subscription: Subscription) -> dict[str, Any]:
         """Its document."""
-        return subscription_view(subscription, self.endpoints.get(subscription.id))
+        return subscription_view(subscription, self.endpoints.get(subscription.id), self.etag(subscription.id))
 
 
 class ListQuery(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
@@ -67,7 +73,7 @@ def wanted(query: ListQuery) -> Callable[[Subscription], bool]:
 
     def fits(each: Subscription) -> bool:
         return (
-            (query.state is None or each.state == query.state)
+            (query.state is None or state_of(each) == query.state)
             and (query.url is None or query.url in each.url)
             and (query.event_type is None or asks_for(each, query.event_type))
         )
@@ -102,7 +108,8 @@ def found(call: Call) -> Subscription:
 
 async def get_subscription(call: Call) -> Reply:
     """One of them."""
-    return Reply(call.get(Listing).shown(found(call)))
+    listing, subscription = call.get(Listing), found(call)
+    return Reply(listing.shown(subscription), headers={"ETag": listing.etag(subscription.id)})
 
 
 TAG = "subscriptions"
@@ -124,6 +131,6 @@ ROUTES = [
         summary="One subscription",
         tag=TAG,
         scope="subscriptions:read",
-        answers={200: Answer(type=SubscriptionView, description="The subscription")},
+        answers={200: Answer(type=SubscriptionView, description="The subscription", headers=(ETAG,))},
     ),
 ]

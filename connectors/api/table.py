@@ -5,11 +5,22 @@ Each noun's module has its own `ROUTES`.
 
 from __future__ import annotations
 
-from connectors.api import discovery, events, health, receiving, sources, subscriptions
+from connectors.api import (
+    discovery,
+    events,
+    health,
+    receiving,
+    sources,
+    subscription_actions,
+    subscription_changes,
+    subscriptions,
+)
 from connectors.api.routes import Route
 
 ROUTES: list[Route] = [
     *subscriptions.ROUTES,
+    *subscription_changes.ROUTES,
+    *subscription_actions.ROUTES,
     *events.ROUTES,
     *receiving.ROUTES,
     *sources.ROUTES,

@@ -12,8 +12,10 @@ from typing import Any
 import orjson
 
 from schemas import codec
-from schemas.subscription import Subscription
+from schemas.subscription_codec import subscription_value
 from streams.ports import Registry
+
+__all__ = ["Values", "iso", "readable", "subscription_value"]
 
 
 class Values:
@@ -72,12 +74,3 @@ def iso(ms: int) -> str:
         return "-"
     moment = datetime.datetime.fromtimestamp(ms / 1000, datetime.UTC)
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
-_SUBSCRIPTION = codec.parse_schema(codec.own_schema("subscription.v4"))
-
-
-def subscription_value(schema_id: int, subscription: Subscription) -> bytes:
-    """The framed value of subscription.v4."""
-    fields = {name: getattr(subscription, name) for name in subscription.__struct_fields__}
-    return codec.encode(schema_id, _SUBSCRIPTION, fields)

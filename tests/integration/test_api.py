@@ -31,6 +31,7 @@ SECRET = "whsec_" + "A" * 43 + "="
 KEYS = FixedKeys(
     {
         "operator": Principal(actor="key:op", tenant=None, scopes=frozenset(SCOPES)),
+        "other": Principal(actor="key:other", tenant="other", scopes=frozenset(SCOPES)),
         "acme": Principal(actor="key:acme", tenant="acme", scopes=frozenset(SCOPES)),
     }
 )

@@ -19,6 +19,7 @@ MODULES = (
     "streams/api_app.py",
     "streams/app.py",
     "streams/cli/__init__.py",
+    "streams/control.py",
     "streams/core/__init__.py",
     "streams/dispatch.py",
     "streams/fan_out.py",

@@ -1,0 +1,61 @@
+"""What changes the control plane, as the composition root makes it: the pen, and the services that write with it.
+
+Shared by the HTTP API and the commands that write. This file serves nothing and follows no topic.
+"""
+
+from __future__ import annotations
+
+import base64
+import secrets
+from collections.abc import Sequence
+
+from connectors.api.control import Control
+from connectors.api.subscription_actions import Actions
+from connectors.api.subscription_changes import Editing
+from connectors.clock import SystemClock
+from connectors.pen import Pen, Table
+from schemas import codec
+from schemas.delivery import Wire
+from schemas.frame import Out
+from schemas.subscription import Subscription
+from schemas.subscription_codec import subscription_value
+from streams.core.ping import ping
+from streams.secret_keys import SecretKeys
+from streams.settings import Settings
+from streams.wiring import OwnSchemas, client_config, pen_id
+
+SECRET_BYTES = 32
+
+
+def control_pen(settings: Settings, tables: Sequence[Table]) -> Pen:
+    """The one pen of these topics; `tables` are those that changes are decided on."""
+    return Pen(client_config(settings), pen_id(settings), tables, SystemClock().jitter)
+
+
+def new_secret() -> str:
+    """A Standard Webhooks secret."""
+    return "whsec_" + base64.b64encode(secrets.token_bytes(SECRET_BYTES)).decode()
+
+
+def control_services(settings: Settings, own: OwnSchemas, pen: Pen, keys: SecretKeys) -> tuple[object, ...]:
+    """Control, Editing and Actions of the API."""
+    topics, clock = settings.topics, SystemClock()
+    wire = Wire(codec.wire_header(own.delivery_v1), codec.wire_header(own.delivery))
+
+    def make_ping(subscription: Subscription, now_ms: int) -> tuple[Out, str, str]:
+        event_id = f"ping_{secrets.token_hex(12)}"
+        record, delivery_id = ping(topics.deliveries, wire, subscription, event_id, now_ms)
+        return record, event_id, delivery_id
+
+    return (
+        Control(pen, topics.audit, codec.wire_header(own.audit_record), clock.now_ms),
+        Editing(
+            topics.subscriptions,
+            topics.endpoints_state,
+            encode=lambda subscription: subscription_value(own.subscription, subscription),
+            seal=keys.seal,
+            new_secret=new_secret,
+            new_id=lambda: f"sub_{secrets.token_hex(12)}",
+        ),
+        Actions(topics, own.endpoint_state, own.operation, open_=keys.open, ping=make_ping),
+    )
