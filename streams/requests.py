@@ -24,9 +24,12 @@ class Outgoing:
 
     __slots__ = ("_header_names", "_post", "_route", "_signer", "locked", "origin")
 
-    def __init__(self, subscription: Subscription, sender: Sender, opener: Opener, tokens: Tokens) -> None:
-        """ValueError with a sentence when the sender refuses the endpoint."""
-        self._route = sender.route(subscription.url, subscription.headers, subscription.timeout_ms / 1000)
+    def __init__(
+        self, subscription: Subscription, sender: Sender, opener: Opener, tokens: Tokens, *, method: str = "POST"
+    ) -> None:
+        """ValueError with a sentence when the sender refuses the endpoint. `method` is for `ask`."""
+        timeout_s = subscription.timeout_ms / 1000
+        self._route = sender.route(subscription.url, subscription.headers, timeout_s, method=method)
         self._post = sender.post
         self._header_names = frozenset(name.lower() for name in subscription.headers)
         #: Why nothing may be posted, in a sentence without a secret; empty when it may.
@@ -35,14 +38,14 @@ class Outgoing:
             s = opener(subscription)
             self._signer = Signer(s.secrets, s.secrets_expire_ms, s.signatures, self._route.uri)
             if s.auth or s.tls:
-                self._prove(s, sender, tokens)
+                self._prove(s, sender, tokens, method)
         except (UnsealableError, InvalidSubscriptionError) as error:  # the latter of what was sealed and is no secret
             self.locked = str(error)
         else:
             self._header_names |= self._signer.header_names
         self.origin = self._route.origin
 
-    def _prove(self, s: Subscription, sender: Sender, tokens: Tokens) -> None:
+    def _prove(self, s: Subscription, sender: Sender, tokens: Tokens, method: str) -> None:
         """Authenticate as an opened subscription says: in the route's own header and TLS, so that a POST costs no more;
         or with a token that is asked for when it is needed. ValueError, InvalidSubscriptionError."""
         headers, timeout_s, tls = dict(s.headers), s.timeout_ms / 1000, None
@@ -58,8 +61,8 @@ class Outgoing:
             case Bearer():
                 headers["authorization"] = f"Bearer {auth.token}"
             case OAuth2():
-                self._post = TokenPosts(tokens, auth, sender, s.url, headers, timeout_s, tls).post
-        self._route = sender.route(s.url, headers, timeout_s, tls)
+                self._post = TokenPosts(tokens, auth, sender, s.url, headers, timeout_s, tls, method).post
+        self._route = sender.route(s.url, headers, timeout_s, tls, method=method)
 
     def post(self, identifier: str, delivery: Delivery, body: bytes, now_ms: int, done: PostDone) -> None:
         """POST a delivery's own body, or that of a batch that it stands for; `done` as in `Sender.post`."""
@@ -68,4 +71,12 @@ class Outgoing:
             headers += [each for each in delivery.headers if each[0] not in self._header_names]
         if identifier is delivery.id and delivery.traceparent is not None:
             headers.append(("traceparent", delivery.traceparent))
+        self._post(self._route, headers, body, done)
+
+    def signed(self, identifier: str, content_type: str, body: bytes, now_ms: int) -> list[tuple[str, str]]:
+        """The header fields that sign a body which is no delivery, for `ask`. Not where `locked`."""
+        return self._signer.headers(identifier, content_type, body, now_ms)
+
+    def ask(self, headers: list[tuple[str, str]], body: bytes, done: PostDone) -> None:
+        """Send what is no delivery, by the method of this one."""
         self._post(self._route, headers, body, done)

@@ -19,6 +19,7 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from schemas.credentials import Verification
 from schemas.topics import Topics
 
 
@@ -103,6 +104,14 @@ class Settings(BaseSettings):
     deny_ports: Texts = Field(default=DENY_PORTS, description="ports that deliveries never go to: 25, 1-79")
     own_listeners: Texts = Field(
         default=(), description="host:port or *:port of this system that no endpoint may be at; Kafka's are known"
+    )
+    webhook_origin: str = Field(
+        default="distributary",
+        pattern=r"^[a-zA-Z0-9.-]{1,253}$",
+        description="this system's DNS name, for endpoints that are asked whether they want its webhooks",
+    )
+    api_verification: Verification = Field(
+        default="challenge", description="how the API verifies endpoints whose subscription does not say"
     )
     proxy: str | None = Field(
         default=None, repr=False, description="deliver through this HTTP proxy (with the aiohttp sender)"

@@ -150,7 +150,8 @@ class TokenPosts:
     """The POSTs of one version of a subscription, each with the token of its time."""
 
     __slots__ = (
-        "_clock", "_headers", "_renewed_s", "_route", "_sender", "_source", "_timeout_s", "_tls", "_token", "_url",
+        "_clock", "_headers", "_method", "_renewed_s", "_route", "_sender", "_source", "_timeout_s", "_tls", "_token",
+        "_url",
     )  # fmt: skip
 
     def __init__(
@@ -162,6 +163,7 @@ class TokenPosts:
         headers: Mapping[str, str],
         timeout_s: float,
         tls: EndpointTls | None,
+        method: str = "POST",
     ) -> None:
         """The rest as in `Sender.route`, which has to have accepted it. ValueError when the token endpoint must not be
         used."""
@@ -172,6 +174,7 @@ class TokenPosts:
         self._headers = headers
         self._timeout_s = timeout_s
         self._tls = tls
+        self._method = method
         self._token = ""
         self._route: Route | None = None  # that of `_token`: a token is rendered once
         self._renewed_s = -RENEWAL_EVERY_S
@@ -198,7 +201,7 @@ class TokenPosts:
         if self._token != token:
             fields = {**self._headers, "authorization": f"Bearer {token}"}
             try:
-                self._route = self._sender.route(self._url, fields, self._timeout_s, self._tls)
+                self._route = self._sender.route(self._url, fields, self._timeout_s, self._tls, method=self._method)
             except ValueError as error:  # a long token beside many headers
                 failed = PostResult(0, 0, "token_failed", f"The token cannot be sent: {error}")
                 asyncio.get_running_loop().call_soon(done, failed)

@@ -37,6 +37,7 @@ MODULES = (
     "streams/subscription_check.py",
     "streams/tokens.py",
     "streams/transport.py",
+    "streams/verification.py",
     "streams/versions.py",
     "streams/wiring.py",
 )
