@@ -202,8 +202,9 @@ def session(tmp_path: Path, kafka: Cluster, prefix: str) -> Iterator[Callable[[S
                 'TOPIC = "events"': f'TOPIC = "{prefix}events"',
                 'PREFIX = ""': f'PREFIX = "{prefix}"',
             }
-            receiver, registry = free_ports(2)
+            receiver, registry, api = free_ports(3)
             replaced |= {"127.0.0.1:8000": f"127.0.0.1:{receiver}", "port=8000": f"port={receiver}"}
+            replaced |= {"127.0.0.1:8080": f"127.0.0.1:{api}", "--port 8080": f"--port {api}"}
             if "registry-port 8081" in text or "distributary registry" in text:
                 replaced["8081"] = str(registry)
             elif "http://localhost:8081" in text:
