@@ -38,16 +38,26 @@ ACKNOWLEDGE_SECONDS = 30.0
 class Reader:
     """Committed records of some topics, from their start or from the end as of opening. An async context manager.
 
-    With `last`, from the start is from at most so many offsets before the end of each partition.
+    With `last`, from the start is from at most so many offsets before the end of each partition; with `start`, of one
+    topic, its partitions are read from these offsets on, and those that it does not name from their start.
 
     ClusterError when the cluster does not answer or a topic is missing.
     """
 
     def __init__(
-        self, config: Mapping[str, Any], topics: Sequence[str], *, from_beginning: bool, last: int = 0
+        self,
+        config: Mapping[str, Any],
+        topics: Sequence[str],
+        *,
+        from_beginning: bool,
+        last: int = 0,
+        start: Sequence[int] | None = None,
     ) -> None:
         self._config = dict(config)
         self._last = last
+        self._start = start
+        #: Where reading began, by topic and partition.
+        self.began: dict[tuple[str, int], int] = {}
         self._topics = topics
         self._from_beginning = from_beginning
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="reader")
@@ -66,14 +76,15 @@ class Reader:
         await self._run(self._consumer.close)
         self._thread.shutdown()
 
-    async def batches(self, *, follow: bool) -> AsyncGenerator[list[Message], None]:
-        """Records, ascending by offset within a partition. Without `follow`, until all that was there is read.
+    async def batches(self, *, follow: bool, idle: bool = False) -> AsyncGenerator[list[Message], None]:
+        """Records, ascending by offset within a partition. Without `follow`, until all that was there is read. With
+        `idle`, also an empty batch each `POLL_SECONDS` in which nothing came.
 
         ClusterError when no broker answers any more; with `follow` it waits for one.
         """
         while follow or self._behind:
             messages = await self._run(self._consume)
-            if messages:
+            if messages or idle:
                 yield messages
             if self._errors:
                 self._meet(self._errors.pop(), follow)
@@ -109,9 +120,14 @@ class Reader:
         low, high = self._consumer.get_watermark_offsets(place, REQUEST_SECONDS)
         if self._last:
             low = max(low, high - self._last)
-        if self._from_beginning and low < high:
+        offset = low if self._from_beginning else high
+        if self._start is not None:
+            asked = self._start[place.partition] if place.partition < len(self._start) else 0
+            offset = min(max(low, asked), high)
+        if offset < high:
             self._behind.add((place.topic, place.partition))
-        return TopicPartition(place.topic, place.partition, low if self._from_beginning else high)
+        self.began[place.topic, place.partition] = offset
+        return TopicPartition(place.topic, place.partition, offset)
 
     def _consume(self) -> list[Message]:
         if self._closing:

@@ -22,6 +22,7 @@ from connectors.api.events import Publishing
 from connectors.api.health import Readiness
 from connectors.api.key_check import KeyCheck
 from connectors.api.limits import Policy
+from connectors.api.listening import Listeners
 from connectors.api.openapi import openapi
 from connectors.api.principal import Authenticate
 from connectors.api.receiving import Door, ReceivingConfig
@@ -33,6 +34,7 @@ from connectors.api.who import Who
 from connectors.api_keys import KeysTable
 from connectors.clock import SystemClock
 from connectors.endpoints import EndpointTable
+from connectors.event_feed import EventFeed
 from connectors.event_types import EventTypeTable
 from connectors.ingest import Ingest, IngestLimits, kafka_ingest
 from connectors.refusals import Refusals
@@ -119,17 +121,19 @@ async def api_app(settings: Settings, authenticate: Authenticate | None = None) 
         desk = SourceDesk(sources, pen, source_topics(topics, own), sealer)
         checks = EventChecks(event_types, registry, strict=settings.unknown_event_types == "refuse")
 
+        listeners = Listeners(EventFeed(config, topics.events, registry), clock.monotonic)
         services = Services(
             authenticate or who,
             Document(msgspec.json.encode(openapi(ROUTES))),
             Listing(index, endpoints, subscriptions.offset_of),
             *control_services(settings, own, pen, secret_keys),
+            listeners,
             Publishing(ingest, checks, draw=lambda: secrets.randbits(64), now_ms=clock.now_ms),
             Door(sources.get, ingest, refusals, receiving_config(settings, clock, sealer)),
             Sources(desk, refusals, clock.now_ms, lambda: f"src_{secrets.token_hex(8)}"),
             Readiness(lambda: [each.trouble for each in (*tables, ingest) if each.trouble]),
         )
-        yield make_app(
+        app = make_app(
             ROUTES,
             services,
             ApiConfig(
@@ -140,6 +144,8 @@ async def api_app(settings: Settings, authenticate: Authenticate | None = None) 
                 burst=settings.api_burst,
             ),
         )
+        app.on_shutdown.append(listeners.stop)
+        yield app
 
 
 def _ingest(settings: Settings, own: OwnSchemas) -> Ingest:

@@ -10,7 +10,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from functools import cache
-from typing import Any, get_origin
+from typing import Annotated, Any, get_args, get_origin
 
 import msgspec
 from aiohttp import web
@@ -29,6 +29,7 @@ log = logging.getLogger("connectors.api")
 _ID = web.RequestKey("id", str)
 _ACTOR = web.RequestKey("actor", str)
 _RATE = web.RequestKey("rate", Verdict)
+_DEADLINE = web.RequestKey("deadline", asyncio.Timeout)
 
 REQUEST_ID = "X-Request-Id"
 REQUEST_ID_LENGTH_MAX = 128
@@ -82,7 +83,8 @@ class _Dispatcher:
         request_id = _given_id(request) or self._config.new_id()
         request[_ID] = request_id
         try:
-            async with asyncio.timeout(self._config.request_seconds):
+            async with asyncio.timeout(self._config.request_seconds) as deadline:
+                request[_DEADLINE] = deadline
                 response = await handler(request)
         except ProblemError as error:
             response = _problem(request, error)
@@ -132,6 +134,8 @@ class _Dispatcher:
                 query=query,
                 body=body,
             )
+            if route.streams:
+                request[_DEADLINE].reschedule(None)
             reply = await route.handler(call)
             return _response(reply) if isinstance(reply, Reply) else reply
 
@@ -201,7 +205,12 @@ def _query(given: MultiMapping[str], route: Route) -> Any:
 @cache
 def _lists(kind: type[msgspec.Struct]) -> frozenset[str]:
     """The names that may stand in a query more than once. Kept: msgspec resolves all annotations for the answer."""
-    return frozenset(each.encode_name for each in msgspec.structs.fields(kind) if get_origin(each.type) is tuple)
+    return frozenset(each.encode_name for each in msgspec.structs.fields(kind) if get_origin(_bare(each.type)) is tuple)
+
+
+def _bare(kind: Any) -> Any:
+    """A type without what is said of it."""
+    return get_args(kind)[0] if get_origin(kind) is Annotated else kind
 
 
 class _NoQuery(msgspec.Struct, forbid_unknown_fields=True):

@@ -61,6 +61,7 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     itself, and the type is for the document only. `query`: a Struct that forbids unknown fields, all with defaults.
     `params`: what a parameter of the path looks like, an id where nothing is said. `problems`: the statuses besides
     those that the frame itself gives. `limited` False: not counted against the caller's rate.
+    `streams`: the answer goes on for as long as its handler wants, whatever time a request may take.
     """
 
     method: Method
@@ -80,6 +81,7 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     headers: tuple[Header, ...] = ()
     problems: tuple[int, ...] = ()
     limited: bool = True
+    streams: bool = False
 
     @property
     def name(self) -> str:

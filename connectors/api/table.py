@@ -9,6 +9,7 @@ from connectors.api import (
     discovery,
     events,
     health,
+    listening,
     receiving,
     sources,
     subscription_actions,
@@ -24,6 +25,7 @@ ROUTES: list[Route] = [
     *events.ROUTES,
     *receiving.ROUTES,
     *sources.ROUTES,
+    *listening.ROUTES,
     *health.ROUTES,
     *discovery.ROUTES,
 ]

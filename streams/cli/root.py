@@ -14,6 +14,7 @@ from streams.cli import (
     demo,
     dev,
     endpoints,
+    listen,
     quarantine,
     receive,
     registry,
@@ -54,6 +55,7 @@ app.add_typer(subscriptions.app, name="subscriptions", rich_help_panel="Use it")
 app.add_typer(sources.app, name="sources", rich_help_panel="Use it")
 app.add_typer(endpoints.app, name="endpoints", rich_help_panel="Use it")
 app.add_typer(quarantine.app, name="quarantine", rich_help_panel="Use it")
+app.command("listen", rich_help_panel="Use it")(listen.listen)
 app.command("send", rich_help_panel="Use it")(send.send)
 app.command("tail", rich_help_panel="Use it")(tail.tail)
 app.command("replay", rich_help_panel="Use it")(replay.replay)

@@ -32,6 +32,8 @@ DOCUMENTS = documents()
 IDS = [str(document.relative_to(ROOT)) for document in DOCUMENTS]
 REFERENCE = ROOT / "docs/reference"
 LANGUAGES = {"sh", "console", "text", "json", "toml", "yaml", "python"}
+#: Variables that are options of commands, and no settings.
+OF_COMMANDS = {"DISTRIBUTARY_DEBUG", "DISTRIBUTARY_API_URL", "DISTRIBUTARY_API_KEY"}
 #: What cannot run in the tests: it sets up, runs the tests themselves, or needs Docker.
 NOT_RUN = re.compile(r"(make|docker compose)( |$)")
 
@@ -103,7 +105,7 @@ def test_settings_files_in_the_documents_are_accepted() -> None:
 
 
 def test_names_of_settings_in_the_documents_exist() -> None:
-    known = {f"DISTRIBUTARY_{name.upper()}" for name in Settings.model_fields} | {"DISTRIBUTARY_DEBUG"}
+    known = {f"DISTRIBUTARY_{name.upper()}" for name in Settings.model_fields} | OF_COMMANDS
     for document in DOCUMENTS:
         assert set(re.findall(r"DISTRIBUTARY_[A-Z_]*[A-Z]", document.read_text())) <= known, document
 
