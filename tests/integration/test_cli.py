@@ -19,6 +19,7 @@ from confluent_kafka.admin import (
 from typer.testing import CliRunner
 
 from connectors.local_kafka import Cluster, free_ports
+from schemas.topics import Topics
 from streams.cli.root import app
 from tests.cli import Cli, command
 from tests.helpers import eventually
@@ -39,7 +40,7 @@ COMMANDS = [
     ["tail"],
     ["replay"],
 ]
-TOPICS = 16
+TOPICS = len(Topics().specs())
 
 
 @pytest.fixture
