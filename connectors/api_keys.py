@@ -31,7 +31,7 @@ class KeysTable(Follower[ApiKey]):
         """The key of this id, whatever its state. The same object until its record changes."""
         return self._keys.get(key_id)
 
-    def keys(self) -> list[ApiKey]:
+    def every(self) -> list[ApiKey]:
         """All of them, by id."""
         return [self._keys[key_id] for key_id in sorted(self._keys)]
 

@@ -21,6 +21,7 @@ from connectors.api.event_checks import EventChecks
 from connectors.api.events import Publishing
 from connectors.api.health import Readiness
 from connectors.api.key_check import KeyCheck
+from connectors.api.keys import Portal
 from connectors.api.limits import Policy
 from connectors.api.listening import Listeners
 from connectors.api.openapi import openapi
@@ -30,6 +31,7 @@ from connectors.api.routes import Services
 from connectors.api.sources import Sources
 from connectors.api.subscriptions import Listing
 from connectors.api.table import ROUTES
+from connectors.api.trail import History
 from connectors.api.who import Who
 from connectors.api_keys import KeysTable
 from connectors.clock import SystemClock
@@ -37,13 +39,15 @@ from connectors.endpoints import EndpointTable
 from connectors.event_feed import EventFeed
 from connectors.event_types import EventTypeTable
 from connectors.ingest import Ingest, IngestLimits, kafka_ingest
+from connectors.key_desk import KeyDesk
+from connectors.newest import NewestFirst
 from connectors.refusals import Refusals
 from connectors.source_desk import Sealer, SourceDesk
 from connectors.sources import SourcesTable
 from connectors.subscriptions import ById, SubscriptionsTable
 from schemas.client_address import network
 from schemas.portal import PortalSigner
-from streams.control import control_pen, control_services
+from streams.control import control_pen, control_services, key_topics
 from streams.secret_keys import SecretKeys
 from streams.settings import Settings
 from streams.source_wiring import source_sealer, source_topics
@@ -110,7 +114,10 @@ async def api_app(settings: Settings, authenticate: Authenticate | None = None) 
         stack.push_async_callback(key_check.close)
         failures = Policy(settings.auth_failures_per_minute / 60, settings.auth_failures_per_minute)
         clocks: Any = {"now_ms": clock.now_ms, "monotonic": clock.monotonic}
-        who = Who(keys.get, key_check, portal_signer(settings), failures=failures, **clocks)
+        signer = portal_signer(settings)
+        who = Who(keys.get, key_check, signer, failures=failures, **clocks)
+        newest = NewestFirst(config, topics.audit)
+        stack.push_async_callback(newest.close)
         watching = asyncio.create_task(secret_keys.watch(lambda: None), name="secret keys")
         stack.callback(watching.cancel)
         ingest = _ingest(settings, own)
@@ -131,6 +138,9 @@ async def api_app(settings: Settings, authenticate: Authenticate | None = None) 
             Publishing(ingest, checks, draw=lambda: secrets.randbits(64), now_ms=clock.now_ms),
             Door(sources.get, ingest, refusals, receiving_config(settings, clock, sealer)),
             Sources(desk, refusals, clock.now_ms, lambda: f"src_{secrets.token_hex(8)}"),
+            KeyDesk(keys, pen, key_topics(topics, own), secrets.token_bytes, key_check.compute),
+            Portal(signer, settings.portal_url, lambda: secrets.token_hex(8)),
+            History(newest),
             Readiness(lambda: [each.trouble for each in (*tables, ingest) if each.trouble]),
         )
         app = make_app(

@@ -13,12 +13,14 @@ from connectors.api.control import Control
 from connectors.api.subscription_actions import Actions
 from connectors.api.subscription_changes import Editing
 from connectors.clock import SystemClock
+from connectors.key_desk import KeyTopics
 from connectors.pen import Pen, Table
 from schemas import codec
 from schemas.delivery import Wire
 from schemas.frame import Out
 from schemas.subscription import Subscription
 from schemas.subscription_codec import subscription_value
+from schemas.topics import Topics
 from streams.core.ping import ping
 from streams.secret_keys import SecretKeys
 from streams.settings import Settings
@@ -30,6 +32,12 @@ SECRET_BYTES = 32
 def control_pen(settings: Settings, tables: Sequence[Table]) -> Pen:
     """The one pen of these topics; `tables` are those that changes are decided on."""
     return Pen(client_config(settings), pen_id(settings), tables, SystemClock().jitter)
+
+
+def key_topics(topics: Topics, own: OwnSchemas) -> KeyTopics:
+    """Where the records of API keys go, with the ids of our schemas."""
+    header = codec.wire_header
+    return KeyTopics(topics.api_keys, header(own.api_key), topics.audit, header(own.audit_record))
 
 
 def new_secret() -> str:

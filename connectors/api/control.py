@@ -26,6 +26,11 @@ class Control:
         """See `Pen.change`; what `decide` returns includes `audit`'s record."""
         await self._pen.change(decide, about=about)
 
+    def asked(self, call: Call) -> Asked:
+        """The call, as the trail tells of it: by whom, when, and from where."""
+        remote = call.request.remote or ""
+        return Asked(principal=call.principal, at_ms=self.now_ms(), request_id=call.request_id, remote=remote)
+
     def audit(
         self,
         call: Call,
@@ -37,12 +42,5 @@ class Control:
         after: object | None,
     ) -> Out:
         """Who changed what; secrets are hidden."""
-        asked = Asked(
-            principal=call.principal,
-            at_ms=self.now_ms(),
-            request_id=call.request_id,
-            remote=call.request.remote or "",
-        )
-        return audit_out(
-            self._topic, self._header, audit_record(asked, action, kind, resource_id, tenant, before, after)
-        )
+        record = audit_record(self.asked(call), action, kind, resource_id, tenant, before, after)
+        return audit_out(self._topic, self._header, record)

@@ -9,12 +9,14 @@ from connectors.api import (
     discovery,
     events,
     health,
+    keys,
     listening,
     receiving,
     sources,
     subscription_actions,
     subscription_changes,
     subscriptions,
+    trail,
 )
 from connectors.api.routes import Route
 
@@ -26,6 +28,8 @@ ROUTES: list[Route] = [
     *receiving.ROUTES,
     *sources.ROUTES,
     *listening.ROUTES,
+    *keys.ROUTES,
+    *trail.ROUTES,
     *health.ROUTES,
     *discovery.ROUTES,
 ]

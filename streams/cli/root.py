@@ -10,10 +10,12 @@ import typer
 from streams.cli import (
     api,
     audit,
+    audit_log,
     catalog,
     demo,
     dev,
     endpoints,
+    keys,
     listen,
     quarantine,
     receive,
@@ -54,6 +56,8 @@ subscriptions.app.command("reencrypt")(subscription_secrets.reencrypt)
 app.add_typer(subscriptions.app, name="subscriptions", rich_help_panel="Use it")
 app.add_typer(sources.app, name="sources", rich_help_panel="Use it")
 app.add_typer(endpoints.app, name="endpoints", rich_help_panel="Use it")
+app.add_typer(keys.app, name="keys", rich_help_panel="Use it")
+app.command("audit-log", rich_help_panel="Use it")(audit_log.audit_log)
 app.add_typer(quarantine.app, name="quarantine", rich_help_panel="Use it")
 app.command("listen", rich_help_panel="Use it")(listen.listen)
 app.command("send", rich_help_panel="Use it")(send.send)

@@ -20,9 +20,11 @@ from confluent_kafka import KafkaException
 
 from connectors.compacted import TableError
 from connectors.group_offsets import ReplayError
+from connectors.key_desk import KeyConflictError, UnknownKeyError
 from connectors.local_kafka import KafkaUnavailable
 from connectors.receiver import StandardWebhooksMissing
 from connectors.registry_topic import StoreError
+from schemas.access import InvalidAccessError
 from schemas.errors import (
     FencedError,
     InvalidSubscriptionError,
@@ -48,8 +50,10 @@ class CommandError(Exception):
 _SENTENCES = (
     CommandError,
     FencedError,
+    InvalidAccessError,
     InvalidSubscriptionError,
     KafkaUnavailable,
+    KeyConflictError,
     RecordTooLargeError,
     RegistryUnavailableError,
     ReplayError,
@@ -57,6 +61,7 @@ _SENTENCES = (
     StoreError,
     TableError,
     UndecodableError,
+    UnknownKeyError,
     UnknownSchemaError,
     UnsealableError,
     WorkerError,

@@ -11,8 +11,8 @@ import pytest
 from connectors.feed import Reader
 from connectors.local_kafka import Cluster
 from schemas.audit import decode_audit
-from schemas.delivery import decode_delivery
 from schemas.credentials import secret_key
+from schemas.delivery import decode_delivery
 from streams.settings import Settings
 from tests.integration.test_api import Api, Caller, running, settings
 
