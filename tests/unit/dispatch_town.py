@@ -97,7 +97,7 @@ class TownSender:
             return
         assert isinstance(route, MemoryRoute)
         loop = asyncio.get_running_loop()
-        post = Post(loop.time(), route.url, dict(headers), body, len(self._town.posts))
+        post = Post(loop.time(), route.url, dict([*route.headers, *headers]), body, len(self._town.posts))
         self._town.posts.append(post)
         answer = self._town.endpoint(post)
         seconds, result = answer or (route.timeout_s, PostResult(0, int(route.timeout_s * 1e6), "timeout", "Too late."))
