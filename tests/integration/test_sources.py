@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hashlib
 import hmac
@@ -22,6 +23,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from connectors.admin import apply_topics
 from connectors.api.principal import SCOPES, FixedKeys, Principal
 from connectors.clock import SystemClock
+from connectors.local_brokers import choose_doors, local_brokers
 from connectors.local_kafka import Cluster
 from schemas import codec
 from schemas.audit import decode_audit
@@ -265,6 +267,27 @@ async def test_a_provider_that_comes_again_after_a_crash_makes_one_event(
                 process.process.wait()
     found = events(Settings(bootstrap=kafka.bootstrap, prefix=prefix, partitions=2))
     assert [(each.type, each.tenant) for each in found] == [("github.issues.opened", "acme")]
+
+
+@pytest.mark.timeout(240)
+async def test_while_the_broker_is_down_providers_are_told_to_come_again(tmp_path: Path) -> None:
+    with local_brokers(tmp_path, choose_doors(1)) as brokers:
+        settings = Settings(bootstrap=brokers.bootstrap, partitions=1, ingest_wait_s=2.0)
+        await apply_topics({"bootstrap.servers": brokers.bootstrap}, settings.topics.specs(), 1)
+        async with running(settings) as api:
+            given = {"provider": "github", "secrets": ["hush"]}
+            assert (await api.ask("PUT", "/v1/sources/gh", given))[0] == 201
+            request = github()
+            await asyncio.to_thread(brokers.kill, 0)
+            assert await api.post("/v1/sources/gh", request.headers, request.body) == 503
+            assert await api.post("/v1/sources/gh", request.headers, b"{}") == 401  # it still knows whom to believe
+            await asyncio.to_thread(brokers.start, 0)
+
+            async def accepted() -> bool:
+                return await api.post("/v1/sources/gh", request.headers, request.body) == 202
+
+            await eventually_async(accepted, timeout_s=60)
+            assert [each.type for each in events(settings)] == ["github.issues.opened"]
 
 
 def test_the_command(tmp_path: Path, kafka: Cluster, prefix: str) -> None:
