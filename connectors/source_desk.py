@@ -17,6 +17,7 @@ from connectors.sources import SourcesTable
 from schemas.audit import Asked, audit_out, audit_record
 from schemas.errors import InvalidSourceError, UnsealableError
 from schemas.frame import Out
+from schemas.sealing import key_of
 from schemas.source import Source, checked_with, encode_source, source_from_fields
 
 KIND = "source"
@@ -47,10 +48,11 @@ class SourceTopics(NamedTuple):
 
 class Sealer(NamedTuple):
     """`open(text, place)` gives a sealed secret in clear (UnsealableError), `seal(text, place)` the other way round;
-    what is in clear stays so where there are no keys."""
+    what is in clear stays so where there are no keys. `primary()` is the id of the key that seals, empty for none."""
 
     open: Callable[[str, str], str]
     seal: Callable[[str, str], str]
+    primary: Callable[[], str]
 
 
 def place(source_id: str) -> str:
@@ -142,6 +144,28 @@ class SourceDesk:
 
         await self._pen.change(decide, about=(KIND, source_id))
         return gone[0]
+
+    async def reseal(self, asked: Asked, source_id: str) -> bool:
+        """Have all its secrets sealed by the primary key; whether there was anything to do.
+
+        UnknownSourceError, UnsealableError.
+        """
+        changed = False
+
+        def decide() -> list[Out]:
+            nonlocal changed
+            before, where, primary = self.find(asked, source_id), place(source_id), self._sealer.primary()
+            changed = any(key_of(text) != primary for text in before.secrets)
+            if not changed:
+                return []
+            secrets = tuple(
+                text if key_of(text) == primary else self._sealer.seal(self._sealer.open(text, where), where)
+                for text in before.secrets
+            )
+            return self._written(asked, "resealed", before, msgspec.structs.replace(before, secrets=secrets))
+
+        await self._pen.change(decide, about=(KIND, source_id))
+        return changed
 
     def _of(self, tenant: str) -> list[Source]:
         return [each for each in self.table.sources() if each.tenant == tenant]

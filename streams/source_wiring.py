@@ -22,4 +22,5 @@ def source_sealer(keys: SecretKeys) -> Sealer:
     return Sealer(
         open=lambda text, place: keys.keyring.open(text, place),  # noqa: PLW0108 - the keyring is replaced
         seal=lambda text, place: keys.keyring.seal(text, place, nonce()),
+        primary=lambda: keys.keyring.primary,
     )

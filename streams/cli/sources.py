@@ -1,4 +1,4 @@
-"""`distributary sources put | list | get | delete | providers | test`: whose webhooks become events.
+"""`distributary sources put | list | get | delete | reencrypt | providers | test`: whose webhooks become events.
 
 Changes go through the pen, as those of the API do, and into the audit trail. What a source is, and how it is changed,
 is elsewhere (`schemas/source.py`, `connectors/source_desk.py`).
@@ -23,7 +23,7 @@ from connectors.source_desk import SourceDesk, UnknownSourceError, place
 from connectors.sources import SourcesTable
 from schemas.access import SCOPES, Principal
 from schemas.audit import Asked
-from schemas.errors import InvalidSourceError
+from schemas.errors import InvalidSourceError, UnsealableError
 from schemas.received import challenge_answer, events, read
 from schemas.signed_request import Refused, Request, verify
 from schemas.source import Source, provider_of, shown
@@ -172,6 +172,48 @@ def delete(
         emit({"id": id_, "deleted": True})
     else:
         say(f"deleted {id_}")
+
+
+@app.command("reencrypt")
+def reencrypt(
+    bootstrap: Bootstrap = None,
+    prefix: Prefix = None,
+    registry_url: RegistryUrl = None,
+    as_json: AsJson = False,
+) -> None:
+    """Seal the secrets of all sources with the first secret key: those in clear, and those that another key has sealed.
+
+    It may be stopped and started again at any time. The exit code is 1 when something could not be opened; everything
+    else is done then.
+
+    Example: distributary sources reencrypt
+    """
+    settings = load_settings(bootstrap=bootstrap, prefix=prefix, registry_url=registry_url)
+    if not SecretKeys(settings).keyring:
+        raise CommandError("there is no secret key to seal with; make one with `distributary secret-keys new`")
+
+    async def main(_: asyncio.Event) -> tuple[int, int, list[str]]:
+        locked = []
+        done = 0
+        async with open_desk(settings) as (desk, asked):
+            sources = desk.table.sources()
+            for each in sources:
+                try:
+                    done += await desk.reseal(asked, each.id)
+                except UnknownSourceError:
+                    continue  # deleted meanwhile
+                except UnsealableError as error:
+                    note(str(error))
+                    locked.append(each.id)
+        return len(sources), done, locked
+
+    count, done, locked = run(main)
+    if as_json:
+        emit({"sources": count, "sealed": done, "locked": locked})
+    else:
+        say(f"sealed the secrets of {done} of {count} sources" + (f"; {len(locked)} do not open" if locked else ""))
+    if locked:
+        raise typer.Exit(1)
 
 
 @app.command("providers")

@@ -342,6 +342,20 @@ def test_the_command(tmp_path: Path, kafka: Cluster, prefix: str) -> None:
     )
     assert json.loads(unreadable.stdout)["refused"] == "unreadable"
 
+    old = {"k1": SEAL_KEY, "k2": base64.b64encode(bytes(31) + b"2").decode()}
+    clear = Cli(tmp_path, {name: text for name, text in cli.settings.items() if name != "secret_keys"})
+    assert "there is no secret key to seal with" in clear.fails("sources", "reencrypt")
+    new = Cli(tmp_path, cli.settings | {"secret_keys": json.dumps({"k2": old["k2"], "k1": SEAL_KEY})})
+    assert new.run("sources", "reencrypt").stdout == "sealed the secrets of 2 of 2 sources\n"
+    assert new.lines("sources", "reencrypt", "--json") == [{"sources": 2, "sealed": 0, "locked": []}]
+    assert new.lines("sources", "get", "gh")[0]["secrets"] == ["sealed:k2:…"]
+    lost = Cli(
+        tmp_path, cli.settings | {"secret_keys": json.dumps({"k3": base64.b64encode(bytes(31) + b"3").decode()})}
+    )
+    failed = lost.run("sources", "reencrypt", code=1)
+    assert failed.stdout == "sealed the secrets of 0 of 2 sources; 2 do not open\n"
+    assert "sources/gh/secrets is sealed with the key 'k2'" in failed.stderr
+
     assert cli.run("sources", "delete", "gh").stdout == "deleted gh\n"
     assert cli.lines("sources", "delete", "fb", "--json") == [{"id": "fb", "deleted": True}]
     for command in ("get", "delete"):
