@@ -9,6 +9,7 @@ import pytest
 from connectors.address_guard import AddressGuard
 from connectors.http_sender import HttpSender
 from connectors.memory import MemorySender, Posted
+from schemas.endpoint_tls import EndpointTls
 from schemas.post import PostResult
 from streams.ports import Sender
 from tests.conformance.sender_server import OK, Peer, answering, serving
@@ -93,6 +94,14 @@ async def test_a_route_that_must_not_be_used_is_refused(
     sender = make(kind)
     with pytest.raises(ValueError, match=r"\w+ \w+"):
         sender.route(url, headers, timeout_s)
+    await sender.close()
+
+
+async def test_tls_of_an_endpoints_own_needs_https(kind: str) -> None:
+    sender, tls = make(kind), EndpointTls(owner="sub_1", ca="any")
+    with pytest.raises(ValueError, match="https"):
+        sender.route("http://example.com/h", {}, 1.0, tls)
+    sender.route("https://example.com/h", {}, 1.0, tls)
     await sender.close()
 
 
