@@ -169,6 +169,7 @@ _any_decoder = msgspec.json.Decoder(dict[str, Any])
 _raw_decoder = msgspec.json.Decoder(dict[str, msgspec.Raw])
 #: The fields whose JSON is not that of their Avro.
 _JSON_FORMS = (b'"filter"', b'"schema_version"', b'"auth"', b'"tls"')
+_QUOTED = re.compile(r"^Invalid (?:enum )?value '.*'", re.DOTALL)
 #: Those that are an object in JSON and its text in Avro.
 _OBJECTS = ("filter", "auth", "tls")
 
@@ -181,7 +182,7 @@ def subscription_from_json(value: bytes | str) -> Subscription:
             return subscription_from_fields(_plain(raw))
         return checked(_sharing(_json_decoder.decode(raw)))
     except msgspec.ValidationError as error:
-        raise InvalidSubscriptionError(str(error)) from None
+        raise InvalidSubscriptionError(_said(error)) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InvalidSubscriptionError(f"not a JSON object: {error}") from None
 
@@ -203,7 +204,12 @@ def subscription_from_fields(fields: dict[str, object]) -> Subscription:
     try:
         return checked(_sharing(msgspec.convert(fields, Subscription, strict=True)))
     except msgspec.ValidationError as error:
-        raise InvalidSubscriptionError(str(error)) from None
+        raise InvalidSubscriptionError(_said(error)) from None
+
+
+def _said(error: msgspec.ValidationError) -> str:
+    """msgspec's sentence without the value that it quotes: it may be a secret in the wrong field."""
+    return _QUOTED.sub("Invalid value", str(error))
 
 
 def subscription_to_json(subscription: Subscription) -> bytes:

@@ -7,12 +7,17 @@ POST costs no more than what changes with it. This file does not decide when any
 
 from __future__ import annotations
 
+from functools import partial
+
+import msgspec
+
 from schemas.credentials import Basic, Bearer, OAuth2, parse_auth, parse_tls
 from schemas.delivery import Delivery
 from schemas.endpoint_tls import EndpointTls
 from schemas.errors import InvalidSubscriptionError, UnsealableError
-from schemas.post import PostDone
+from schemas.post import PostDone, PostResult
 from schemas.subscription import Subscription
+from streams.core.masking import Mask
 from streams.core.oauth2 import basic
 from streams.core.signing import Signer
 from streams.ports import Opener, Sender
@@ -22,7 +27,7 @@ from streams.tokens import TokenPosts, Tokens
 class Outgoing:
     """The POSTs of one version of a subscription."""
 
-    __slots__ = ("_header_names", "_post", "_route", "_signer", "locked", "origin")
+    __slots__ = ("_header_names", "_mask", "_post", "_route", "_signer", "locked", "origin")
 
     def __init__(
         self, subscription: Subscription, sender: Sender, opener: Opener, tokens: Tokens, *, method: str = "POST"
@@ -32,6 +37,7 @@ class Outgoing:
         self._route = sender.route(subscription.url, subscription.headers, timeout_s, method=method)
         self._post = sender.post
         self._header_names = frozenset(name.lower() for name in subscription.headers)
+        self._mask = Mask(subscription.headers.values())
         #: Why nothing may be posted, in a sentence without a secret; empty when it may.
         self.locked = ""
         try:
@@ -63,6 +69,10 @@ class Outgoing:
             case OAuth2():
                 self._post = TokenPosts(tokens, auth, sender, s.url, headers, timeout_s, tls, method).post
         self._route = sender.route(s.url, headers, timeout_s, tls, method=method)
+        if isinstance(auth, Basic | Bearer):
+            sent = headers["authorization"].partition(" ")[2]
+            secret = auth.password if isinstance(auth, Basic) else auth.token
+            self._mask = Mask([*s.headers.values(), sent, secret])
 
     def post(self, identifier: str, delivery: Delivery, body: bytes, now_ms: int, done: PostDone) -> None:
         """POST a delivery's own body, or that of a batch that it stands for; `done` as in `Sender.post`."""
@@ -71,12 +81,18 @@ class Outgoing:
             headers += [each for each in delivery.headers if each[0] not in self._header_names]
         if identifier is delivery.id and delivery.traceparent is not None:
             headers.append(("traceparent", delivery.traceparent))
-        self._post(self._route, headers, body, done)
+        self._post(self._route, headers, body, partial(_masked, self._mask, done) if self._mask else done)
 
     def signed(self, identifier: str, content_type: str, body: bytes, now_ms: int) -> list[tuple[str, str]]:
         """The header fields that sign a body which is no delivery, for `ask`. Not where `locked`."""
         return self._signer.headers(identifier, content_type, body, now_ms)
 
     def ask(self, headers: list[tuple[str, str]], body: bytes, done: PostDone) -> None:
-        """Send what is no delivery, by the method of this one."""
+        """Send what is no delivery, by the method of this one. Of its answer nothing is struck out: it is not kept."""
         self._post(self._route, headers, body, done)
+
+
+def _masked(mask: Mask, done: PostDone, result: PostResult) -> None:
+    if result.excerpt:
+        result = msgspec.structs.replace(result, excerpt=mask.apply(result.excerpt))
+    done(result)
