@@ -21,6 +21,8 @@ Algorithm = Literal["hmac-sha256", "hmac-sha1", "hmac-sha512", "ed25519", "ecdsa
 Encoding = Literal["hex", "base64"]
 Key = Literal["text", "base64"]
 Unit = Literal["s", "ms", "rfc3339"]
+#: Of answers. What a browser would take for a page is not among them.
+AnswerType = Literal["text/plain", "application/json", "text/xml"]
 
 SIGNATURE_RULES_MAX = 4
 CHALLENGES_MAX = 4
@@ -100,7 +102,7 @@ class Challenge(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     when: dict[str, str] = {}
     value: str = ""
     answer: str = "{value}"
-    content_type: str = "text/plain"
+    content_type: AnswerType = "text/plain"
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -108,7 +110,7 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     status: int = 200
     body: str = ""
-    content_type: str = "text/plain"
+    content_type: AnswerType = "text/plain"
 
 
 class Provider(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -210,7 +212,11 @@ def adjusted(provider: Provider, overrides: dict[str, Any]) -> Provider:
         if name in ("name", "title", "adjustable"):
             _refuse(f"{name} cannot be overridden")
         fields[name] = fields[name] | value if isinstance(value, dict) and isinstance(fields.get(name), dict) else value
-    return provider_from_fields(fields)
+    own = provider_from_fields(fields)
+    # Others' text under our name: XML may hold a page with a script.
+    if "text/xml" in (own.answer.content_type, *(challenge.content_type for challenge in own.challenges)):
+        _refuse("answers of your own are text/plain or application/json")
+    return own
 
 
 def checked(provider: Provider) -> Provider:
@@ -246,6 +252,8 @@ def checked(provider: Provider) -> Provider:
         _check_challenge(challenge)
     if not 200 <= p.answer.status <= 299:
         _refuse(f"answer: {p.answer.status} does not say that it was received")
+    if p.answer.body and p.answer.status in (204, 205):
+        _refuse(f"answer: with {p.answer.status}, there is no body (RFC 9110, 15.3)")
     return provider
 
 

@@ -12,7 +12,6 @@ import hmac
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
-from urllib.parse import parse_qsl, urlsplit
 
 import msgspec
 import orjson
@@ -20,7 +19,7 @@ import orjson
 from schemas.errors import UndecodableError
 from schemas.event import TEXT_BYTES_MAX, Event, checked
 from schemas.provider import Answer, Challenge, EventTime, Provider, reference
-from schemas.signed_request import FORM, FORM_FIELDS_MAX, Refused, Request, Verified, form_fields
+from schemas.signed_request import FORM, Refused, Request, Verified, form_fields
 from schemas.subscription import EVENT_TYPE_LENGTH_MAX
 from schemas.topics import EVENT_BYTES_MAX
 
@@ -152,7 +151,7 @@ def events(
         if several and not isinstance(item, dict):
             return Refused("unreadable", f"item {index} of the array is not an object")
         delivery = _first(provider.id, request, document, item)
-        if delivery is None or len(delivery.encode()) > DELIVERY_ID_BYTES_MAX:
+        if delivery is None or len(delivery.encode()) > DELIVERY_ID_BYTES_MAX or not delivery.isprintable():
             delivery = f"{verified.digest}.{index}" if several else verified.digest
         signed_ms = verified.signed_ms if verified.signed_ms is not None else now_ms
         time_ms = _time(provider.time, request, document, item)
@@ -220,8 +219,7 @@ def _found(text: str, request: Request, document: Document | None, item: Any) ->
             values = request.all(path[0])
             return values[0] if len(values) == 1 and values[0].isprintable() else None
         case "query":
-            pairs = parse_qsl(urlsplit(request.url).query, max_num_fields=FORM_FIELDS_MAX)
-            found = [value for name, value in pairs if name == path[0]]
+            found = request.query(path[0])
             return found[0] if len(found) == 1 else None
         case "form":
             return document.form.get(path[0]) if document else None

@@ -14,7 +14,7 @@ import hmac
 import re
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl
 
 import msgspec
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
@@ -62,6 +62,14 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     def all(self, name: str) -> list[str]:
         """Every value of a header, in order."""
         return [value for each, value in self.headers if each == name]
+
+    def query(self, name: str) -> list[str]:
+        """Every value of a parameter of the URL, in order; none of a query with too many."""
+        try:
+            pairs = parse_qsl(self.url.partition("?")[2], keep_blank_values=True, max_num_fields=FORM_FIELDS_MAX)
+        except ValueError:
+            return []
+        return [value for each, value in pairs if each == name]
 
     @property
     def content_type(self) -> str:
@@ -146,7 +154,7 @@ def _signed(provider: Provider, rule: Signature, request: Request, timestamp: st
             case "timestamp":
                 pieces.append(timestamp.encode())
             case "url":
-                pieces.append(request.url.encode())
+                pieces.append(_bytes(request.url))
             case "form":
                 try:
                     pairs = form_fields(request.body)
@@ -200,8 +208,7 @@ def form_fields(body: bytes) -> list[tuple[str, str]]:
 
 
 def _check_digest(parameter: str, request: Request) -> None:
-    query = urlsplit(request.url).query
-    found = [value for name, value in parse_qsl(query, max_num_fields=FORM_FIELDS_MAX) if name == parameter]
+    found = request.query(parameter)
     expected = hashlib.sha256(request.body).hexdigest()
     if len(found) != 1 or not hmac.compare_digest(_bytes(found[0]), expected.encode()):
         raise _RefusedError("wrong_digest", f"the URL's {parameter} is not the SHA-256 of the body")

@@ -78,7 +78,14 @@ def source_from_json(value: bytes | str) -> Source:
 def source_from_fields(fields: dict[str, Any]) -> Source:
     """The same for fields of the JSON form, or of a decoded Avro record."""
     if isinstance(fields.get("overrides"), dict):
-        text = orjson.dumps(fields["overrides"], option=orjson.OPT_SORT_KEYS).decode() if fields["overrides"] else ""
+        try:
+            text = (
+                orjson.dumps(fields["overrides"], option=orjson.OPT_SORT_KEYS).decode() if fields["overrides"] else ""
+            )
+        except (
+            orjson.JSONEncodeError
+        ) as error:  # a number of more than 64 bits, or objects inside each other too deeply
+            _refuse(f"overrides: not what JSON can be here: {error}")
         fields = fields | {"overrides": text}
     try:
         return checked(msgspec.convert(fields, Source, strict=True))

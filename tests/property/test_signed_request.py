@@ -5,14 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
+import orjson
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from connectors.providers import providers
 from schemas.client_address import client_address
-from schemas.received import read
-from schemas.signed_request import Refused, Verified, verify
-from tests.provider_cases import CASES, FORM, Case
+from schemas.event import checked as check_event
+from schemas.event import encode_event
+from schemas.received import challenge_answer, events, read
+from schemas.signed_request import Refused, Request, Verified, verify
+from tests.provider_cases import CASES, FORM, JSON, Case
 
 cases = st.sampled_from(CASES)
 
@@ -85,3 +88,40 @@ def test_what_a_client_writes_in_front_does_not_say_who_it_is(claims: list[str],
     assume(not client.startswith("10."))
     found = client_address("10.0.0.1", [*claims, client], [], ["10.0.0.0/8"])
     assert found == client_address(client, [], [], [])
+
+
+MEMBERS = st.sampled_from(["id", "type", "event", "data", "object", "timestamp", "sg_event_id", "challenge", "action"])
+DOCUMENTS = st.recursive(
+    st.none() | st.booleans() | st.integers(-(1 << 63), 1 << 63) | st.floats(allow_nan=False) | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(MEMBERS, inner, max_size=4),
+    max_leaves=12,
+)
+
+
+@given(
+    name=st.sampled_from(sorted(providers())),
+    body=st.binary(max_size=60) | DOCUMENTS.map(orjson.dumps),
+    header=st.text(max_size=30),
+    kind=st.sampled_from([FORM, JSON, ("content-type", "text/plain")]),
+    query=st.text(max_size=30),
+    method=st.sampled_from(["GET", "POST"]),
+)
+def test_what_is_genuine_becomes_events_or_is_refused(
+    name: str, body: bytes, header: str, kind: tuple[str, str], query: str, method: str
+) -> None:
+    """Whatever a provider signs: nothing raises, and each event is one that fan-out takes."""
+    provider = providers()[name]
+    told = ("x-github-event", "x-shopify-topic", "x-event-type", "webhook-id", "x-shopify-triggered-at")
+    headers = (kind, *((each, header) for each in told))
+    request = Request(method=method, url=f"https://h/v1/sources/s?{query}", headers=headers, body=body)
+    document = read(provider, request)
+    challenge_answer(provider, request, None if isinstance(document, Refused) else document, ["hush"])
+    if isinstance(document, Refused):
+        return
+    ids: dict[str, Any] = {"source_id": "s", "tenant": "t", "type_prefix": ""}
+    made = events(provider, request, document, Verified(None, "0" * 32), **ids, now_ms=5)
+    if not isinstance(made, Refused):
+        for each in made:
+            orjson.loads(each.data)
+            assert check_event(each) is each
+            assert encode_event(1, each)

@@ -57,6 +57,8 @@ def signature(**more: Any) -> dict[str, Any]:
         ({"challenges": [{"method": "GET", "answer": "ok"}]}, "needs a value"),
         ({"challenges": [{"answer": "ok"}] * 5}, "more than 4"),
         ({"answer": {"status": 500}}, "does not say that it was received"),
+        ({"answer": {"status": 204, "body": "ok"}}, "there is no body"),
+        ({"answer": {"content_type": "text/html"}}, "text/html"),
     ],
 )
 def test_what_a_file_must_not_say(change: dict[str, Any], sentence: str) -> None:
@@ -91,7 +93,11 @@ def test_only_hmac_can_be_adjusted() -> None:
     for name in ("name", "adjustable"):
         with pytest.raises(InvalidProviderError, match="cannot be overridden"):
             adjusted(providers()["hmac"], {name: "stripe"})
+    with pytest.raises(InvalidProviderError, match="answers of your own are text/plain"):
+        adjusted(providers()["hmac"], {"answer": {"content_type": "text/xml"}})
+    with pytest.raises(InvalidProviderError, match="answers of your own are text/plain"):
+        adjusted(providers()["hmac"], {"challenges": [{"answer": "<a/>", "content_type": "text/xml"}]})
     with pytest.raises(InvalidProviderError, match="nonsense"):
         adjusted(providers()["hmac"], {"nonsense": 1})
-    with pytest.raises(InvalidProviderError, match="neither .body"):
+    with pytest.raises(InvalidProviderError, match=r"neither .body"):
         adjusted(providers()["hmac"], {"signatures": [SIGNATURE | {"signed": "x"}]})

@@ -214,6 +214,9 @@ def test_without_an_id_the_digest_of_what_was_signed_is_it() -> None:
     assert first.id == one("hmac", any_hmac(b'{"n":1}', delivery="")).id
     assert first.id != one("hmac", any_hmac(b'{"n":2}', delivery="")).id
     assert len(first.id) == len("src:") + 32
+    found = batch(b'[{"sg_event_id":"a\\nb"}]')
+    assert isinstance(found, list)
+    assert found[0].id == "src:dig.0"  # an id that is none
 
 
 @pytest.mark.parametrize(

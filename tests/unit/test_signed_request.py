@@ -169,6 +169,7 @@ def test_twilio_signs_url_and_parameters() -> None:
     assert judged(case, replace(case.request, body=shuffled)) == "verified"
     assert judged(case, replace(case.request, url=case.request.url.replace("foo=1", "foo=2"))) == "wrong_signature"
     assert judged(case, replace(case.request, url=case.request.url.replace("https", "http"))) == "wrong_signature"
+    assert judged(case, replace(case.request, url=case.request.url + "\udcff")) == "wrong_signature"
     assert judged(case, replace(case.request, body=b"a" * 10)) == "bad_form"
     assert judged(case, replace(case.request, body=b"&".join([b"a=1"] * 1001))) == "bad_form"
     assert judged(case, replace(case.request, body=b"a=%ff")) == "bad_form"
@@ -181,6 +182,9 @@ def test_twilio_signs_url_and_parameters() -> None:
 def test_twilio_signs_json_by_its_digest() -> None:
     case = next(case for case in PUBLISHED if "JSON" in case.published)
     assert judged(case, replace(case.request, body=case.request.body + b" ")) == "wrong_digest"
+    many = replace(case.request, url=case.request.url + "&a" * 1000)
+    assert many.query("foo") == []
+    assert case.request.query("foo") == ["1"]
     # Signed is a URL without the digest: whoever has seen one such signature could send any body.
     plain = next(case for case in PUBLISHED if case.provider == "twilio" and not case.request.body.startswith(b"{"))
     bare = replace(plain.request, body=b"", headers=(JSON, *plain.request.headers[1:]))

@@ -47,6 +47,7 @@ HEADER = codec.wire_header(7)
         ({"overrides": "["}, "overrides: not JSON"),
         ({"overrides": "[]"}, "overrides: not a JSON object"),
         ({"overrides": {"a": "b" * 9000}}, "more than 8192"),
+        ({"overrides": {"a": 1 << 64}}, "overrides: not what JSON can be here"),
         ({"description": "x" * 1025}, "description"),
         ({"state": "paused"}, "state"),
         ({"nonsense": 1}, "nonsense"),
