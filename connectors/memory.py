@@ -28,6 +28,7 @@ from schemas.errors import (
     UnknownSchemaError,
 )
 from schemas.frame import Headers, Out, Record
+from schemas.partitions import partition_of
 from schemas.post import PostDone, PostResult
 from schemas.subjects import LATEST, Version, no_version
 from schemas.subscription import Subscription
@@ -307,8 +308,8 @@ class MemoryKafka:
         ]
 
     def _partition_of(self, topic: str, key: bytes | None) -> int:
-        number = next(self._keyless) if key is None else murmur2(key)
-        return (number & 0x7FFF_FFFF) % self._partitions[topic]
+        count = self._partitions[topic]
+        return next(self._keyless) % count if key is None else partition_of(key, count)
 
 
 class MemoryPublisher:
@@ -375,21 +376,6 @@ class MemoryLogReader:
     async def close(self) -> None:
         """See the port."""
         self._closed.set()
-
-
-def murmur2(data: bytes) -> int:
-    """How Kafka's Java clients find a key's partition: 32-bit MurmurHash2 with seed 0x9747b28c, unsigned."""
-    factor, mask = 0x5BD1E995, 0xFFFF_FFFF
-    mixed = 0x9747B28C ^ len(data)
-    whole = len(data) & ~3
-    for at in range(0, whole, 4):
-        word = int.from_bytes(data[at : at + 4], "little") * factor & mask
-        word = (word ^ word >> 24) * factor & mask
-        mixed = mixed * factor & mask ^ word
-    if rest := data[whole:]:
-        mixed = (mixed ^ int.from_bytes(rest, "little")) * factor & mask
-    mixed = (mixed ^ mixed >> 13) * factor & mask
-    return mixed ^ mixed >> 15
 
 
 # --- a sender -----------------------------------------------------------------------------------------------

@@ -16,8 +16,10 @@ from aiohttp import web
 
 from connectors.admin import check_topics
 from connectors.api.app import ApiConfig, make_app
+from connectors.api.deliveries import Past
 from connectors.api.discovery import Document
 from connectors.api.event_checks import EventChecks
+from connectors.api.event_types import Catalogue
 from connectors.api.events import Publishing
 from connectors.api.health import Readiness
 from connectors.api.key_check import KeyCheck
@@ -38,6 +40,7 @@ from connectors.clock import SystemClock
 from connectors.endpoints import EndpointTable
 from connectors.event_feed import EventFeed
 from connectors.event_types import EventTypeTable
+from connectors.history import KafkaHistory
 from connectors.ingest import Ingest, IngestLimits, kafka_ingest
 from connectors.key_desk import KeyDesk
 from connectors.newest import NewestFirst
@@ -46,8 +49,12 @@ from connectors.source_desk import Sealer, SourceDesk
 from connectors.sources import SourcesTable
 from connectors.subscriptions import ById, SubscriptionsTable
 from schemas.client_address import network
+from schemas.codec import wire_header
+from schemas.event_type import encode_event_type
 from schemas.portal import PortalSigner
+from schemas.topics import Topics
 from streams.control import control_pen, control_services, key_topics
+from streams.ports import Registry
 from streams.secret_keys import SecretKeys
 from streams.settings import Settings
 from streams.source_wiring import source_sealer, source_topics
@@ -126,6 +133,8 @@ async def api_app(settings: Settings, authenticate: Authenticate | None = None) 
         refusals = Refusals(clock.monotonic)
         sealer = source_sealer(secret_keys)
         desk = SourceDesk(sources, pen, source_topics(topics, own), sealer)
+        history = KafkaHistory(config, topics.attempts, clock.monotonic)
+        stack.push_async_callback(history.close)
         checks = EventChecks(event_types, registry, strict=settings.unknown_event_types == "refuse")
 
         listeners = Listeners(EventFeed(config, topics.events, registry), clock.monotonic)
@@ -135,6 +144,8 @@ async def api_app(settings: Settings, authenticate: Authenticate | None = None) 
             Listing(index, endpoints, subscriptions.offset_of),
             *control_services(settings, own, pen, secret_keys),
             listeners,
+            Past(history),
+            _catalogue(event_types, topics, own, registry),
             Publishing(ingest, checks, draw=lambda: secrets.randbits(64), now_ms=clock.now_ms),
             Door(sources.get, ingest, refusals, receiving_config(settings, clock, sealer)),
             Sources(desk, refusals, clock.now_ms, lambda: f"src_{secrets.token_hex(8)}"),
@@ -172,3 +183,8 @@ def _ingest(settings: Settings, own: OwnSchemas) -> Ingest:
             wait_s=settings.ingest_wait_s,
         ),
     )
+
+
+def _catalogue(table: EventTypeTable, topics: Topics, own: OwnSchemas, registry: Registry) -> Catalogue:
+    header = wire_header(own.event_type)
+    return Catalogue(table, topics.event_types, lambda each: encode_event_type(header, each), registry)

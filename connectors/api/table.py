@@ -6,7 +6,9 @@ Each noun's module has its own `ROUTES`.
 from __future__ import annotations
 
 from connectors.api import (
+    deliveries,
     discovery,
+    event_types,
     events,
     health,
     keys,
@@ -25,11 +27,13 @@ ROUTES: list[Route] = [
     *subscription_changes.ROUTES,
     *subscription_actions.ROUTES,
     *events.ROUTES,
+    *event_types.ROUTES,
     *receiving.ROUTES,
     *sources.ROUTES,
     *listening.ROUTES,
     *keys.ROUTES,
     *trail.ROUTES,
+    *deliveries.ROUTES,
     *health.ROUTES,
     *discovery.ROUTES,
 ]

@@ -17,12 +17,13 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
 from connectors.local_kafka import Cluster
-from connectors.memory import MemoryKafka, MemoryMember, MemoryPublisher, Stored, murmur2
+from connectors.memory import MemoryKafka, MemoryMember, MemoryPublisher, Stored
 from connectors.paired_publisher import PairedPublisher
 from connectors.plain_publisher import PlainPublisher
 from connectors.publisher import RECORD_BYTES_MAX, TransactionalPublisher
 from schemas.errors import FencedError, RecordTooLargeError, StaleGroupError
 from schemas.frame import Out
+from schemas.partitions import murmur2
 from streams.ports import Publisher
 from tests.helpers import eventually, eventually_async
 

@@ -26,9 +26,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
-from connectors.memory import murmur2
 from schemas.errors import FencedError, StaleGroupError
 from schemas.frame import Headers, Out
+from schemas.partitions import murmur2
 from tests.simulation.loop import Scheduler, VirtualLoop
 
 if TYPE_CHECKING:

@@ -35,7 +35,7 @@ class Thing(msgspec.Struct, forbid_unknown_fields=True):
 
 class Query(msgspec.Struct, forbid_unknown_fields=True):
     limit: Annotated[int, Meta(ge=1)] = 7
-    tag: tuple[str, ...] = ()
+    tag: Annotated[tuple[str, ...], Meta(description="Several")] = ()
 
 
 class Shelf:
