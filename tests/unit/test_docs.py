@@ -31,7 +31,7 @@ from tests.docs import ROOT, documents, fences, tables
 DOCUMENTS = documents()
 IDS = [str(document.relative_to(ROOT)) for document in DOCUMENTS]
 REFERENCE = ROOT / "docs/reference"
-LANGUAGES = {"sh", "console", "text", "json", "toml", "yaml", "python"}
+LANGUAGES = {"sh", "console", "text", "json", "toml", "yaml", "python", "js", "go"}
 #: Variables that are options of commands, and no settings.
 OF_COMMANDS = {"DISTRIBUTARY_DEBUG", "DISTRIBUTARY_API_URL", "DISTRIBUTARY_API_KEY"}
 #: What cannot run in the tests: it sets up, runs the tests themselves, or needs Docker.
@@ -83,7 +83,7 @@ def test_every_fence_is_of_a_known_kind(document: Path) -> None:
         if rest == ["not-run"]:
             assert language == "sh", place
             assert all(NOT_RUN.match(line) for line in fence.text.splitlines()), place
-        if language == "python":  # programs are run, and for that they are files
+        if language in ("python", "js", "go"):  # programs are run, and for that they are files
             assert rest, place
 
 
