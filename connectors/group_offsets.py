@@ -7,11 +7,13 @@ not ask whether it is wise, and resets nothing while the group has members, who 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any, assert_never
 
 import msgspec
 from confluent_kafka import (
+    Consumer,
     ConsumerGroupState,
     ConsumerGroupTopicPartitions,
     IsolationLevel,
@@ -22,6 +24,14 @@ from confluent_kafka import (
 from confluent_kafka.admin import AdminClient, OffsetSpec
 
 from connectors.admin import REQUEST_SECONDS, answer, connected, translated
+
+#: How long a coordinator may take to load its groups: so many tries, so far apart.
+COORDINATOR_TRIES, COORDINATOR_SECONDS = 50, 0.2
+_LOADING = (
+    KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
+    KafkaError.COORDINATOR_NOT_AVAILABLE,
+    KafkaError.NOT_COORDINATOR,
+)
 
 
 class ReplayError(Exception):
@@ -111,7 +121,7 @@ def _plan(
                 wanted = dict.fromkeys(places, offset)
             case _:
                 assert_never(target)
-        committed = _committed(admin, group)
+        committed = _committed(config, group, places)
     for place, offset in wanted.items():
         if not first[place] <= offset <= end[place]:
             topic, number = place
@@ -141,10 +151,28 @@ def _offsets(admin: AdminClient, places: Sequence[tuple[str, int]], spec: Offset
     return {(place.topic, place.partition): answer(future).offset for place, future in futures.items()}
 
 
-def _committed(admin: AdminClient, group: str) -> dict[tuple[str, int], int]:
-    request = [ConsumerGroupTopicPartitions(group)]
-    found = answer(admin.list_consumer_group_offsets(request, request_timeout=REQUEST_SECONDS)[group])
-    return {(each.topic, each.partition): each.offset for each in found.topic_partitions or () if each.offset >= 0}
+def _committed(config: Mapping[str, Any], group: str, places: Sequence[tuple[str, int]]) -> dict[tuple[str, int], int]:
+    """What the group has committed.
+
+    Asked by a consumer that never joins, not by the admin client: where a coordinator is just loading its groups, as on
+    a new cluster, that one ends the process (librdkafka 2.16, `rd_kafka_cgrp_op` without a group).
+    """
+    consumer = Consumer({**config, "group.id": group, "enable.auto.commit": False})
+    try:
+        for left in reversed(range(COORDINATOR_TRIES)):
+            try:
+                found = consumer.committed([TopicPartition(*place) for place in places], REQUEST_SECONDS)
+                break
+            except KafkaException as error:
+                if left == 0 or error.args[0].code() not in _LOADING:
+                    raise
+                time.sleep(COORDINATOR_SECONDS)
+    finally:
+        consumer.close()
+    for each in found:
+        if each.error is not None:
+            raise KafkaException(each.error)
+    return {(each.topic, each.partition): each.offset for each in found if each.offset >= 0}
 
 
 def _members(config: Mapping[str, Any], admin: AdminClient, group: str) -> list[str]:
