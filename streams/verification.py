@@ -79,11 +79,14 @@ async def verify(
         return Refused(str(error))
 
 
-def confirmed(subscription: Subscription, result: Verified) -> Subscription:
+def confirmed(subscription: Subscription, result: Verified, now_ms: int) -> Subscription:
     """The subscription with its present URL verified, and the rate that the endpoint allows as a ceiling of its own."""
     rates = [rate for rate in (subscription.rate_limit, result.rate) if rate]
     return msgspec.structs.replace(
-        subscription, verified_url=url_hash(subscription.url), rate_limit=min(rates, default=0.0)
+        subscription,
+        verified_url=url_hash(subscription.url),
+        rate_limit=min(rates, default=0.0),
+        updated_ms=now_ms,
     )
 
 

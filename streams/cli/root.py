@@ -29,6 +29,7 @@ from streams.cli import (
     subscriptions,
     tail,
     topics,
+    verify,
     worker,
 )
 from streams.cli.running import report
@@ -53,6 +54,7 @@ app.add_typer(secret_keys.app, name="secret-keys", rich_help_panel="Run it")
 app.command("catalog", rich_help_panel="Run it")(catalog.catalog)
 subscriptions.app.command("rotate-secret")(subscription_secrets.rotate_secret)
 subscriptions.app.command("reencrypt")(subscription_secrets.reencrypt)
+subscriptions.app.command("verify")(verify.verify)
 app.add_typer(subscriptions.app, name="subscriptions", rich_help_panel="Use it")
 app.add_typer(sources.app, name="sources", rich_help_panel="Use it")
 app.add_typer(endpoints.app, name="endpoints", rich_help_panel="Use it")

@@ -302,8 +302,9 @@ async def test_the_endpoints_own_headers_go_along(kind: str, method: str) -> Non
 def test_the_allowed_rate_is_a_ceiling(limit: float, allowed: float, then: float) -> None:
     one = Subscription(id="s", url="https://a.example/", event_types=("*",), verification="ping", rate_limit=limit)
     assert one.never_verified
-    after = confirmed(one, Verified(allowed))
+    after = confirmed(one, Verified(allowed), 7)
     assert (after.rate_limit, after.verified_url, after.unverified) == (then, url_hash(one.url), False)
+    assert after.updated_ms == 7
     moved = msgspec.structs.replace(after, url="https://b.example/")
     assert moved.unverified
     assert not moved.never_verified

@@ -38,6 +38,7 @@ MODULES = (
     "streams/tokens.py",
     "streams/transport.py",
     "streams/verification.py",
+    "streams/verifier.py",
     "streams/versions.py",
     "streams/wiring.py",
 )
