@@ -5,8 +5,6 @@ How it is asked stands in `streams/verification.py`.
 
 from __future__ import annotations
 
-import asyncio
-
 from connectors.clock import SystemClock
 from connectors.feed import Writer
 from schemas.subscription import Subscription
