@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+from collections.abc import Callable
 from datetime import UTC, datetime
 from urllib.parse import urlsplit
 
@@ -25,7 +26,6 @@ from schemas.errors import InvalidSubscriptionError
 from schemas.post import PostResult
 from schemas.subscription import RATE_LIMIT_MAX, Subscription
 from streams.core.limits import parse_allowed_rate
-from streams.ports import Opener, Sender
 from streams.requests import Outgoing
 
 #: An endpoint that answers later than this would be a slow one anyway, and somebody waits.
@@ -36,6 +36,10 @@ ECHO_BYTES_MAX = 512
 #: Of `schemas.post.CAUSES`: what is as true later as it is now.
 _LASTING = frozenset({"address_refused", "invalid_request"})
 _PASSING_STATUSES = frozenset({408, 425, 429})
+
+
+#: What goes to the endpoint of a subscription, by a method.
+MakeOutgoing = Callable[[Subscription, str], Outgoing]
 
 
 class Verified(msgspec.Struct, frozen=True):
@@ -52,7 +56,7 @@ class Refused(msgspec.Struct, frozen=True):
 
 
 async def verify(
-    subscription: Subscription, sender: Sender, opener: Opener, *, token: str, now_ms: int, origin: str
+    subscription: Subscription, make: MakeOutgoing, *, token: str, now_ms: int, origin: str
 ) -> Verified | Refused:
     """Ask the endpoint once, by the subscription's method.
 
@@ -67,14 +71,14 @@ async def verify(
             case "challenge":
                 separator = "&" if urlsplit(s.url).query else "?"
                 asked = msgspec.structs.replace(s, url=f"{s.url.removesuffix('?')}{separator}challenge={token}")
-                return _echoed(await _ask(Outgoing(asked, sender, opener, method="GET"), []), token)
+                return _echoed(await _ask(make(asked, "GET"), []), token)
             case "cloudevents":
                 headers = [("webhook-request-origin", origin)]
                 if s.rate_limit:
                     headers.append(("webhook-request-rate", str(max(1, int(s.rate_limit * 60)))))
-                return _consented(await _ask(Outgoing(s, sender, opener, method="OPTIONS"), headers), origin)
+                return _consented(await _ask(make(s, "OPTIONS"), headers), origin)
             case "ping":
-                return _accepted(await _ping(s, sender, opener, token, now_ms))
+                return _accepted(await _ping(s, make(s, "POST"), token, now_ms))
     except (ValueError, InvalidSubscriptionError) as error:
         return Refused(str(error))
 
@@ -90,17 +94,17 @@ def confirmed(subscription: Subscription, result: Verified, now_ms: int) -> Subs
     )
 
 
-async def _ping(s: Subscription, sender: Sender, opener: Opener, token: str, now_ms: int) -> PostResult:
+async def _ping(s: Subscription, outgoing: Outgoing, token: str, now_ms: int) -> PostResult:
     moment = datetime.fromtimestamp(now_ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
     document = {"type": "webhook.verify", "timestamp": moment, "data": {"subscription_id": s.id}}
     body = msgspec.json.encode(document)
-    outgoing = Outgoing(s, sender, opener)
-    if outgoing.locked:
-        raise InvalidSubscriptionError(outgoing.locked)
-    return await _ask(outgoing, outgoing.signed(f"verify_{token}", CONTENT_TYPE, body, now_ms), body)
+    signed = [] if outgoing.locked else outgoing.signed(f"verify_{token}", CONTENT_TYPE, body, now_ms)
+    return await _ask(outgoing, signed, body)
 
 
 async def _ask(outgoing: Outgoing, headers: list[tuple[str, str]], body: bytes = b"") -> PostResult:
+    if outgoing.locked:
+        raise InvalidSubscriptionError(outgoing.locked)
     answer: asyncio.Future[PostResult] = asyncio.get_running_loop().create_future()
 
     def done(result: PostResult) -> None:

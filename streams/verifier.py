@@ -8,18 +8,22 @@ from __future__ import annotations
 import secrets
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from typing import Any
 
 from connectors.aiohttp_sender import AiohttpSender
 from connectors.clock import SystemClock
 from connectors.http_sender import HttpSender
 from schemas.subscription import Subscription
+from streams.core.oauth2 import ANSWER_BYTES_MAX
 from streams.ports import Clock, Opener, Sender
+from streams.requests import Outgoing
 from streams.settings import Settings
+from streams.tokens import Tokens
 from streams.verification import Refused, Verified, verify
 from streams.wiring import make_guard
 
 #: To one origin at a time, of all that are verified.
-CONNECTIONS_MAX = 8
+BOUNDS: dict[str, Any] = {"connections_per_origin_max": 8, "excerpt_bytes_max": ANSWER_BYTES_MAX}
 TOKEN_BYTES = 24
 
 
@@ -27,8 +31,9 @@ class Verifier:
     """Asks endpoints, each time with a new challenge."""
 
     def __init__(self, sender: Sender, opener: Opener, clock: Clock, origin: str) -> None:
-        self._sender = sender
-        self._opener = opener
+        """`sender` hands over `ANSWER_BYTES_MAX` of an answer, since it asks for tokens too."""
+        tokens = Tokens(sender, clock)
+        self._make = lambda subscription, method: Outgoing(subscription, sender, opener, tokens, method=method)
         self._clock = clock
         self._origin = origin
 
@@ -36,8 +41,7 @@ class Verifier:
         """Ask once; an endpoint that does not answer takes some 10 s. Raises nothing for what it answers."""
         return await verify(
             subscription,
-            self._sender,
-            self._opener,
+            self._make,
             token=secrets.token_urlsafe(TOKEN_BYTES),
             now_ms=self._clock.now_ms(),
             origin=self._origin,
@@ -55,9 +59,9 @@ async def open_verifier(
     guard = await make_guard(settings, listening)
     sender: AiohttpSender | HttpSender
     if settings.proxy is not None:
-        sender = AiohttpSender(guard, proxy=settings.proxy, connections_per_origin_max=CONNECTIONS_MAX)
+        sender = AiohttpSender(guard, proxy=settings.proxy, **BOUNDS)
     else:
-        sender = HttpSender(guard, connections_per_origin_max=CONNECTIONS_MAX)
+        sender = HttpSender(guard, **BOUNDS)
     try:
         yield Verifier(sender, opener, SystemClock(), settings.webhook_origin)
     finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -11,6 +12,7 @@ import msgspec
 import orjson
 import pytest
 import standardwebhooks
+import trustme
 
 from connectors.address_guard import AddressGuard
 from connectors.aiohttp_sender import AiohttpSender
@@ -19,15 +21,16 @@ from connectors.http_sender import HttpSender
 from connectors.resolver import Resolver
 from schemas.endpoint import url_hash
 from schemas.subscription import Subscription, subscription_from_json, subscription_to_json
+from streams.requests import Outgoing
 from streams.secret_keys import SecretKeys
 from streams.settings import Settings
-from streams.verification import Refused, Verified, confirmed, verify
+from streams.tokens import Tokens
+from streams.verification import MakeOutgoing, Refused, Verified, confirmed, verify
 from tests.conformance.sender_server import Peer, Request, Server, serving
 
 SECRET = "whsec_" + "A" * 32
 TOKEN = "Zm9-_x0123456789"
 ORIGIN = "hooks.sender.example"
-opener = SecretKeys(Settings()).open
 #: From what was asked to the answer.
 Answer = Callable[[Request], bytes]
 SENDERS = {"http": HttpSender, "aiohttp": AiohttpSender}
@@ -62,6 +65,11 @@ def kind(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
+def making(sender: HttpSender | AiohttpSender) -> MakeOutgoing:
+    tokens, opener = Tokens(sender, SystemClock()), SecretKeys(Settings()).open
+    return lambda one, method: Outgoing(one, sender, opener, tokens, method=method)
+
+
 @contextlib.asynccontextmanager
 async def sending(kind: str, **options: Any) -> AsyncIterator[HttpSender | AiohttpSender]:
     async def lookup(host: str) -> list[str]:
@@ -78,7 +86,7 @@ async def asked(kind: str, method: str, how: Answer, **fields: Any) -> tuple[Ver
     """The result, and the one request that there was."""
     async with serving(answering(how)) as server, sending(kind) as sender:
         one = subscription(server, method, **fields)
-        result = await verify(one, sender, opener, token=TOKEN, now_ms=SystemClock().now_ms(), origin=ORIGIN)
+        result = await verify(one, making(sender), token=TOKEN, now_ms=SystemClock().now_ms(), origin=ORIGIN)
     (request,) = server.requests
     return result, request
 
@@ -108,7 +116,7 @@ async def test_a_challenge_joins_a_query(kind: str) -> None:
         echo = answering(lambda request: answer(body=challenge_of(request)))
         async with serving(echo) as server, sending(kind) as sender:
             one = subscription(server, "challenge", url=server.url("/hook") + query)
-            assert await verify(one, sender, opener, token=TOKEN, now_ms=0, origin=ORIGIN) == Verified()
+            assert await verify(one, making(sender), token=TOKEN, now_ms=0, origin=ORIGIN) == Verified()
         assert (
             server.requests[0].line.split()[1] == ("/hook?a=b&" if query == "?a=b" else "/hook?") + f"challenge={TOKEN}"
         )
@@ -197,7 +205,7 @@ async def test_a_ping_is_signed(kind: str, status: int) -> None:
 async def test_a_ping_with_a_secret_that_is_sealed_is_not_sent(kind: str) -> None:
     async with serving(answering(lambda request: answer())) as server, sending(kind) as sender:
         one = subscription(server, "ping", secrets=["sealed:k:" + "A" * 90])
-        result = await verify(one, sender, opener, token=TOKEN, now_ms=0, origin=ORIGIN)
+        result = await verify(one, making(sender), token=TOKEN, now_ms=0, origin=ORIGIN)
     assert isinstance(result, Refused)
     assert "key" in result.reason
     assert server.requests == []
@@ -234,7 +242,7 @@ async def test_an_endpoint_that_is_slow_is_refused_for_now(kind: str, method: st
 
     async with serving(script) as server, sending(kind) as sender:
         one = subscription(server, method, timeout_ms=200)
-        result = await verify(one, sender, opener, token=TOKEN, now_ms=0, origin=ORIGIN)
+        result = await verify(one, making(sender), token=TOKEN, now_ms=0, origin=ORIGIN)
     assert isinstance(result, Refused)
     assert result.again
 
@@ -248,7 +256,7 @@ async def test_an_endless_body_ends(kind: str, method: str) -> None:
             await peer.send(b"x" * 65_536)
 
     async with serving(script) as server, sending(kind) as sender:
-        result = await verify(subscription(server, method), sender, opener, token=TOKEN, now_ms=0, origin=ORIGIN)
+        result = await verify(subscription(server, method), making(sender), token=TOKEN, now_ms=0, origin=ORIGIN)
     assert isinstance(result, Refused) == (method == "challenge")
 
 
@@ -259,12 +267,12 @@ async def test_the_address_guard_counts(kind: str, method: str) -> None:
         sending(kind) as sender,
     ):
         one = subscription(server, method, url="http://169.254.169.254/latest/meta-data")
-        result = await verify(one, sender, opener, token=TOKEN, now_ms=0, origin=ORIGIN)
+        result = await verify(one, making(sender), token=TOKEN, now_ms=0, origin=ORIGIN)
         assert isinstance(result, Refused)
         assert "link-local" in result.reason
         assert not result.again
         bad = subscription(server, method, url="http://0x7f.1/")
-        result = await verify(bad, sender, opener, token=TOKEN, now_ms=0, origin=ORIGIN)
+        result = await verify(bad, making(sender), token=TOKEN, now_ms=0, origin=ORIGIN)
         assert isinstance(result, Refused)
         assert "looks like a number" in result.reason
     assert server.connections == 0
@@ -275,14 +283,14 @@ async def test_a_closed_port_is_refused_for_now(kind: str, method: str) -> None:
     async with serving(answering(lambda request: answer())) as server:
         pass
     async with sending(kind) as sender:
-        result = await verify(subscription(server, method), sender, opener, token=TOKEN, now_ms=0, origin=ORIGIN)
+        result = await verify(subscription(server, method), making(sender), token=TOKEN, now_ms=0, origin=ORIGIN)
     assert isinstance(result, Refused)
     assert result.again
 
 
 async def test_nothing_is_asked_without_a_method(kind: str) -> None:
     async with serving(answering(lambda request: answer(500))) as server, sending(kind) as sender:
-        result = await verify(subscription(server, "none"), sender, opener, token=TOKEN, now_ms=0, origin=ORIGIN)
+        result = await verify(subscription(server, "none"), making(sender), token=TOKEN, now_ms=0, origin=ORIGIN)
     assert result == Verified()
     assert server.connections == 0
 
@@ -291,6 +299,63 @@ async def test_nothing_is_asked_without_a_method(kind: str) -> None:
 async def test_the_endpoints_own_headers_go_along(kind: str, method: str) -> None:
     _, request = await asked(kind, method, lambda request: answer(), headers={"X-Api-Key": "k"})
     assert request.header("x-api-key") == "k"
+
+
+@METHODS
+async def test_the_endpoints_tls_counts(kind: str, method: str) -> None:
+    """An authority of its own, and a certificate that the server insists on."""
+    authority, clients = trustme.CA(), trustme.CA()
+    server_tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("hooks.test").configure_cert(server_tls)
+    clients.configure_trust(server_tls)
+    server_tls.verify_mode = ssl.CERT_REQUIRED
+    ours = clients.issue_cert("us.test")
+    tls = {
+        "certificate": ours.cert_chain_pems[0].bytes().decode(),
+        "key": ours.private_key_pem.bytes().decode(),
+        "ca": authority.cert_pem.bytes().decode(),
+    }
+
+    def how(request: Request) -> bytes:
+        body = challenge_of(request) if "challenge=" in request.line else b""
+        return answer(body=body, WebHook_Allowed_Origin="*")
+
+    async with serving(answering(how), tls=server_tls) as server, sending(kind) as sender:
+        url = server.url(host="hooks.test")
+        one = subscription(server, method, url=url, tls=tls)
+        assert await verify(one, making(sender), token=TOKEN, now_ms=0, origin=ORIGIN) == Verified()
+        result = await verify(
+            subscription(server, method, url=url), making(sender), token=TOKEN, now_ms=0, origin=ORIGIN
+        )
+        assert isinstance(result, Refused)
+
+
+@METHODS
+@pytest.mark.parametrize(
+    ("auth", "sent"),
+    [
+        ({"type": "basic", "username": "us", "password": "them"}, "Basic dXM6dGhlbQ=="),
+        ({"type": "bearer", "token": "t0ken"}, "Bearer t0ken"),
+    ],
+)
+async def test_the_endpoints_authentication_goes_along(kind: str, method: str, auth: dict[str, str], sent: str) -> None:
+    _, request = await asked(kind, method, lambda request: answer(), auth=auth)
+    assert request.header("authorization") == sent
+
+
+@METHODS
+async def test_a_token_is_asked_for_first(kind: str, method: str) -> None:
+    def how(request: Request) -> bytes:
+        if "/token" in request.line:
+            return answer(body=orjson.dumps({"access_token": "t1", "token_type": "Bearer", "expires_in": 60}))
+        return answer(body=challenge_of(request) if "challenge=" in request.line else b"", WebHook_Allowed_Origin="*")
+
+    async with serving(answering(how)) as server, sending(kind) as sender:
+        auth = {"type": "oauth2", "token_url": server.url("/token"), "client_id": "c", "client_secret": "s"}
+        one = subscription(server, method, auth=auth)
+        assert await verify(one, making(sender), token=TOKEN, now_ms=0, origin=ORIGIN) == Verified()
+    assert [request.header("authorization") for request in server.requests][1] == "Bearer t1"
+    assert server.requests[1].line.split()[0] == {"challenge": "GET", "cloudevents": "OPTIONS", "ping": "POST"}[method]
 
 
 # --- what comes of it -------------------------------------------------------------------------------------------
