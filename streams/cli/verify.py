@@ -6,18 +6,16 @@ How it is asked stands in `streams/verification.py`.
 from __future__ import annotations
 
 from connectors.clock import SystemClock
-from connectors.feed import Writer
 from schemas.subscription import Subscription
-from streams.cli.options import AsJson, Bootstrap, Prefix, RegistryUrl, load_settings, open_registry
+from streams.cli.editing import open_editor
+from streams.cli.options import AsJson, Bootstrap, Prefix, RegistryUrl, load_settings
 from streams.cli.output import emit, say
 from streams.cli.running import CommandError, run
-from streams.cli.subscriptions import Id, read_all, unknown
-from streams.cli.values import subscription_value
+from streams.cli.subscriptions import Id, unknown
 from streams.secret_keys import SecretKeys
 from streams.settings import Settings
 from streams.verification import Refused, confirmed
 from streams.verifier import open_verifier
-from streams.wiring import client_config, register_own_schemas
 
 
 def verify(
@@ -43,22 +41,26 @@ def verify(
 
 
 async def _verify(settings: Settings, id_: str) -> Subscription:
-    found = (await read_all(settings)).get(id_)
-    if found is None:
-        raise unknown(id_)
-    if found.verification == "none":
-        raise CommandError(f"{id_} asks for no verification; set its verification to challenge, cloudevents or ping")
-    async with open_verifier(settings, SecretKeys(settings).open) as verifier:
+    async with open_editor(settings) as editor, open_verifier(settings, SecretKeys(settings).open) as verifier:
+        found = editor.get(id_)
+        if found is None:
+            raise unknown(id_)
+        if found.verification == "none":
+            raise CommandError(
+                f"{id_} asks for no verification; set its verification to challenge, cloudevents or ping"
+            )
         result = await verifier(found)
-    if isinstance(result, Refused):
-        raise CommandError(f"{id_} is not verified: {result.reason}")
-    # It may have been changed or deleted meanwhile: what was asked about is this URL, and nothing else of it.
-    present = (await read_all(settings)).get(id_)
-    if present is None or (present.url, present.verification) != (found.url, found.verification):
-        raise CommandError(f"{id_} was changed while its endpoint was asked; verify it again")
-    after = confirmed(present, result, SystemClock().now_ms())
-    async with open_registry(settings) as registry:
-        ids = await register_own_schemas(registry, settings.topics)
-    async with Writer(client_config(settings)) as writer:
-        await writer.write(settings.topics.subscriptions, id_.encode(), subscription_value(ids.subscription, after))
-    return after
+        if isinstance(result, Refused):
+            raise CommandError(f"{id_} is not verified: {result.reason}")
+        agreed = result
+
+        def edit(present: Subscription) -> Subscription:
+            """What was asked about is this URL, and nothing else of it."""
+            if (present.url, present.verification) != (found.url, found.verification):
+                raise CommandError(f"{id_} was changed while its endpoint was asked; verify it again")
+            return confirmed(present, agreed, SystemClock().now_ms())
+
+        done = await editor.change(id_, edit)
+        if done is None:
+            raise unknown(id_)
+        return done
