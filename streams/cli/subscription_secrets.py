@@ -73,7 +73,7 @@ def rotate_secret(
 
     after = run(main)
     shown = {"public_key": public_key(secret)} if v1a else {"secret": secret}
-    ends_ms = max((at_ms for at_ms in expiries(after) if at_ms), default=0)
+    ends_ms = now_ms + overlap_ms if now_ms + overlap_ms in expiries(after) else 0
     if as_json:
         emit({"id": id_, **shown, "old_until_ms": ends_ms})
     else:
