@@ -43,8 +43,8 @@ def client_address(
     Where both are there and disagree, one of them was not written by the proxies: None, as for what is no address.
     """
     current = _address(peer)
-    if current is None or not contains(trusted, current):
-        return current
+    if current is None:
+        return None
     chains = [hops for hops in (_forwarded_for(forwarded_for), _forwarded(forwarded)) if hops]
     found = {_walk(current, hops, trusted) for hops in chains}
     if not found:

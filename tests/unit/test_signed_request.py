@@ -163,6 +163,20 @@ def test_the_secret_says_which_of_two_algorithms() -> None:
     assert judged(symmetric, secrets=(symmetric.secret.removeprefix("whsec_"),)) == "verified"
 
 
+def test_base64_that_stands_for_the_same_bytes_is_another_signature() -> None:
+    case = next(case for case in OWN if case.provider == "standard")
+
+    def with_other_bits(text: str) -> str:  # of the last character before the padding, four bits stand for nothing
+        return f"{text[:-3]}{chr(ord(text[-3]) + 1)}=="
+
+    name = "webhook-signature"
+    given, other = (
+        base64.b64decode(change(case.request.all(name)[0].removeprefix("v1a,"))) for change in (str, with_other_bits)
+    )
+    assert given == other
+    assert judged(case, with_header(case.request, name, with_other_bits)) == "wrong_signature"
+
+
 def test_twilio_signs_url_and_parameters() -> None:
     case = next(case for case in PUBLISHED if case.provider == "twilio")
     shuffled = b"&".join(reversed(case.request.body.split(b"&")))
