@@ -80,17 +80,17 @@ async def _turn(call: Call, state: State, action: str) -> Reply:
 
 async def pause_subscription(call: Call) -> Reply:
     """What comes is kept."""
-    return await _turn(call, "paused", "subscription.paused")
+    return await _turn(call, "paused", "paused")
 
 
 async def resume_subscription(call: Call) -> Reply:
     """What was kept is sent."""
-    return await _turn(call, "active", "subscription.resumed")
+    return await _turn(call, "active", "resumed")
 
 
 async def disable_subscription(call: Call) -> Reply:
     """What comes is given up."""
-    return await _turn(call, "disabled", "subscription.disabled")
+    return await _turn(call, "disabled", "disabled")
 
 
 async def enable_subscription(call: Call) -> Reply:
@@ -105,7 +105,7 @@ async def enable_subscription(call: Call) -> Reply:
     def change(before: Subscription) -> Subscription:
         return msgspec.structs.replace(before, state="active")
 
-    return shown(call, await update(call, "subscription.enabled", change, further=healthy))
+    return shown(call, await update(call, "enabled", change, further=healthy))
 
 
 # --- ping and verification --------------------------------------------------------------------------------------------
@@ -132,7 +132,7 @@ async def ping_subscription(call: Call) -> Reply:
         record, event_id, delivery_id = actions.ping(subscription, control.now_ms())
         sent[:] = [Pinged(event_id, delivery_id)]
         after = {"event_id": event_id}
-        audit = control.audit(call, "subscription.pinged", KIND, subscription.id, subscription.tenant, None, after)
+        audit = control.audit(call, "pinged", KIND, subscription.id, subscription.tenant, None, after)
         return [record, audit]
 
     await control.change(decide, about=about(call.params["id"]))
@@ -154,7 +154,7 @@ async def verify_subscription(call: Call) -> Reply:
             raise ProblemError(409, "the subscription was changed while its endpoint was asked; verify it again")
         return answer(before)
 
-    return shown(call, await update(call, "subscription.verified", change))
+    return shown(call, await update(call, "verified", change))
 
 
 # --- secrets ----------------------------------------------------------------------------------------------------------
@@ -186,7 +186,7 @@ async def rotate_secret(call: Call) -> Reply:
     def change(before: Subscription) -> Subscription:
         return rotated(_opened(actions, before), secret, now_ms, call.body.overlap_ms)
 
-    subscription = await update(call, "secret.rotated", change)
+    subscription = await update(call, "secret-rotated", change)
     etag = call.get(Listing).etag(subscription.id)
     said = Rotated(secret=secret, previous_expire_ms=now_ms + call.body.overlap_ms, etag=etag)
     return Reply(said, headers={"ETag": etag})
@@ -214,7 +214,7 @@ async def reveal_secret(call: Call) -> Reply:
         subscription = found(call)
         opened = _opened(call.get(Actions), subscription)
         revealed[:] = map(RevealedSecret, opened.secrets, expiries(opened))
-        return [control.audit(call, "secret.revealed", KIND, subscription.id, subscription.tenant, None, None)]
+        return [control.audit(call, "secret-revealed", KIND, subscription.id, subscription.tenant, None, None)]
 
     await control.change(decide, about=about(call.params["id"]))
     return Reply(Revealed(revealed))

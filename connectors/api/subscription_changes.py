@@ -178,7 +178,7 @@ async def _put(call: Call, subscription_id: str, *, new: bool) -> Reply:
             after = made(fields, before=before, **own)
         except InvalidSubscriptionError as error:
             raise refused(error) from None
-        action = "subscription.created" if before is None else "subscription.replaced"
+        action = "created" if before is None else "replaced"
         audit = control.audit(call, action, KIND, after.id, tenant, before, after)
         return [written(editing, after, before), audit]
 
@@ -199,7 +199,7 @@ async def patch_subscription(call: Call) -> Reply:
             raise InvalidSubscriptionError("tenant: it cannot be changed; delete the subscription and create it anew")
         return patched(before, patch)
 
-    return shown(call, await update(call, "subscription.changed", change, match=True))
+    return shown(call, await update(call, "changed", change, match=True))
 
 
 async def delete_subscription(call: Call) -> Reply:
@@ -210,7 +210,7 @@ async def delete_subscription(call: Call) -> Reply:
         before = found(call)
         require_match(call, listing.etag(before.id), needed=False)
         outs = editing.delete(before.id, state=listing.endpoints.get(before.id) is not None)
-        return [*outs, control.audit(call, "subscription.deleted", KIND, before.id, before.tenant, before, None)]
+        return [*outs, control.audit(call, "deleted", KIND, before.id, before.tenant, before, None)]
 
     await control.change(decide, about=about(call.params["id"]))
     return Reply(status=204)

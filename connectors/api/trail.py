@@ -36,7 +36,7 @@ class AuditQuery(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     tenant: Annotated[str | None, Meta(description="Of this tenant only; of an operator's key")] = None
     kind: Annotated[str | None, Meta(description="Of things of this kind, as `subscription` or `key`")] = None
     resource_id: Annotated[str | None, Meta(description="Of the thing with this id")] = None
-    action: Annotated[str | None, Meta(description="`created`, `updated`, `deleted` and others")] = None
+    action: Annotated[str | None, Meta(description="`created`, `changed`, `deleted` and others")] = None
     actor: Annotated[str | None, Meta(description="By whom, as `key:<id>`")] = None
     since_ms: Annotated[int, Meta(ge=0, description="Not before this time")] = 0
     until_ms: Annotated[int, Meta(ge=0, description="Before this time; 0 for no end")] = 0

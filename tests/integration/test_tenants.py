@@ -70,7 +70,7 @@ def named(path: str, body: Any = None) -> Case:
 
 
 SUBSCRIPTION = {"url": "https://mine.example/", "event_types": ["*"]}
-SOURCE = {"provider": "github", "secrets": ["mine-mine-mine-mine"]}
+SOURCE: dict[str, Any] = {"provider": "github", "secrets": ["mine-mine-mine-mine"]}
 THEIRS = f"/v1/subscriptions/{THEIR_SUBSCRIPTION}"
 KEY = "/v1/keys/{key}"
 
@@ -120,7 +120,7 @@ CASES: dict[tuple[str, str], list[Case]] = {
     ("GET", "/v1/audit"): [named(f"/v1/audit?tenant={OTHER}")],
 }
 #: What an operator cannot make without saying whose it is.
-UNNAMED = {
+UNNAMED: dict[str, dict[str, Any]] = {
     "/v1/keys": {"scopes": ["keys:read"]},
     "/v1/portal-links": {"scopes": ["keys:read"]},
     "/v1/sources": SOURCE,

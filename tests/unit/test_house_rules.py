@@ -22,6 +22,20 @@ SLEEPS = {"asyncio.sleep", "time.sleep"}
 # Dots in brackets: so this file does not name them either.
 HOSTS = re.compile(r"pypi[.]org|pythonhosted[.]org|maven[.]org|maven[.]apache[.]org|npmjs[.]com")
 MACHINE_PATHS = re.compile(r"(?<![\w./])/(?:root|work|Users|home)/\w")
+#: Of names: a secret, or what somebody shows to prove that they have it.
+SECRET_NAMES = re.compile(r"(^|_)(secret|token|signature|mac|digest|hexdigest|hash|hashed|password|credential)$")
+#: Where keys, tokens and signatures are checked.
+CHECKS = [
+    "connectors/api/key_check.py",
+    "connectors/api/principal.py",
+    "connectors/api/receiving.py",
+    "connectors/api/who.py",
+    "connectors/key_desk.py",
+    "connectors/registry_rest.py",
+    "schemas/api_key.py",
+    "schemas/portal.py",
+    "schemas/signed_request.py",
+]
 
 
 def tracked(pattern: str = "*") -> list[str]:
@@ -70,6 +84,30 @@ def names_a_registry_or_this_machine(text: str) -> bool:
     return bool(HOSTS.search(text) or MACHINE_PATHS.search(text))
 
 
+def compares_secrets(source: str) -> bool:
+    """What is secret, or proves something, is compared by `hmac.compare_digest`: `==` tells by its time how much of it
+    was right. Named so is what ends with one of the words."""
+    return any(
+        isinstance(operator, ast.Eq | ast.NotEq | ast.In) and any(map(is_secret, [*parts(left), *parts(right)]))
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.Compare)
+        for left, operator, right in zip([node.left, *node.comparators], node.ops, node.comparators, strict=False)
+    )
+
+
+def parts(node: ast.expr) -> list[ast.expr]:
+    """What stands in a tuple or list, or the node itself."""
+    return node.elts if isinstance(node, ast.Tuple | ast.List) else [node]
+
+
+def is_secret(node: ast.expr) -> bool:
+    """Whether it is named for a secret: a name, an attribute, or what such a function returns."""
+    while isinstance(node, ast.Call | ast.Subscript):
+        node = node.func if isinstance(node, ast.Call) else node.value
+    name = node.id if isinstance(node, ast.Name) else node.attr if isinstance(node, ast.Attribute) else ""
+    return bool(SECRET_NAMES.search(name))
+
+
 def pins_without_hash(constraints: str) -> list[str]:
     """Every entry is `name==version` with at least one sha256."""
     entries = constraints.replace("\\\n", " ").splitlines()
@@ -112,6 +150,11 @@ def test_no_file_names_a_registry_or_a_path_of_this_machine() -> None:
     assert breaking(names_a_registry_or_this_machine, tracked()) == []
 
 
+def test_secrets_are_compared_in_constant_time() -> None:
+    assert breaking(compares_secrets, CHECKS) == []
+    assert all("compare_digest" in (ROOT / name).read_text() for name in CHECKS if name.startswith("schemas/"))
+
+
 @pytest.mark.parametrize("name", ["constraints.txt", "constraints-runtime.txt"])
 def test_every_pin_has_its_hashes(name: str) -> None:
     constraints = (ROOT / name).read_text()
@@ -147,6 +190,10 @@ def test_both_locks_agree() -> None:
         (sleeps, "from asyncio import sleep", "from asyncio import timeout"),
         (names_a_registry_or_this_machine, "--index-url " + "py" + "pi.org/simple", "--require-hashes"),
         (names_a_registry_or_this_machine, "open('/" + "root/x')", "open('/path/to/x')"),
+        (compares_secrets, "key.hash == given", "hmac.compare_digest(key.hash, given)"),
+        (compares_secrets, "if known != the_token: pass", "if len(known) != LENGTH: pass"),
+        (compares_secrets, "mac.hexdigest() == given", "digest is None"),
+        (compares_secrets, "given in (a.secret, b)", "given in secrets_by_id"),
         (
             pins_without_hash,
             "a==1 \\\n    --hash=md5:00\n",
