@@ -20,6 +20,10 @@ from connectors.local_kafka import Cluster
 from schemas import codec
 from schemas.access import SCOPES
 from schemas.api_key import encode_key, new_key, revoked
+from schemas.delivery import FRESH, Attempt, decode_delivery, encode_attempt, encode_fresh, encode_tail
+from schemas.event import Event
+from schemas.ids import delivery_id
+from schemas.partitions import partition_of
 from schemas.portal import PortalSigner
 from schemas.subscription import Subscription, subscription_to_json
 from schemas.topics import Topics
@@ -35,9 +39,14 @@ OTHER = "their-tenant"
 #: Of the other tenant: each has a word in it that no answer to anybody else may hold.
 THEIR_SUBSCRIPTION = "sub_theirs"
 THEIR_SOURCE = "src_theirs"
-WORDS = ("their-url", "their-name", SECRET, "their-secret")
+THEIR_DELIVERY = delivery_id("evt_theirs", THEIR_SUBSCRIPTION)
+WORDS = ("evt_theirs", "their-url", "their-name", SECRET, "their-secret")
 #: There is no such thing.
-NOBODYS = {THEIR_SUBSCRIPTION: "sub_nobodys", THEIR_SOURCE: "src_nobodys"}
+NOBODYS = {
+    THEIR_SUBSCRIPTION: "sub_nobodys",
+    THEIR_SOURCE: "src_nobodys",
+    THEIR_DELIVERY: delivery_id("evt_nobodys", "s"),
+}
 
 #: Anybody may call these. The door of sources asks for a signature instead of a key.
 OPEN = {
@@ -96,7 +105,10 @@ CASES: dict[tuple[str, str], list[Case]] = {
     ],
     ("GET", "/v1/subscriptions/{id}/attempts"): [thing(f"{THEIRS}/attempts")],
     ("GET", "/v1/subscriptions/{id}/deliveries"): [thing(f"{THEIRS}/deliveries")],
-    ("GET", "/v1/deliveries/{id}"): [thing(f"/v1/deliveries/dlv_theirs?subscription={THEIR_SUBSCRIPTION}")],
+    ("GET", "/v1/deliveries/{id}"): [
+        thing(f"/v1/deliveries/{THEIR_DELIVERY}"),
+        thing(f"/v1/deliveries/{THEIR_DELIVERY}?subscription={THEIR_SUBSCRIPTION}"),
+    ],
     # Event types are for all tenants: everybody reads them, and only operators change them.
     ("GET", "/v1/event-types"): [Case("/v1/event-types", 200)],
     ("GET", "/v1/event-types/{name}"): [thing("/v1/event-types/nothing")],
@@ -146,7 +158,10 @@ class Town:
 
     async def seen(self) -> list[Any]:
         """All that the operator sees of the other tenant's."""
-        paths = [THEIRS, f"/v1/sources/{THEIR_SOURCE}", KEY, f"/v1/audit?tenant={OTHER}"]
+        paths = [
+            *(THEIRS, f"/v1/sources/{THEIR_SOURCE}", KEY, f"/v1/audit?tenant={OTHER}"),
+            f"/v1/deliveries/{THEIR_DELIVERY}",
+        ]
         answers = [await self.ask("operator", "GET", path) for path in paths]
         assert [status for status, _, _ in answers] == [200] * len(paths)
         return [document for _, document, _ in answers]
@@ -169,12 +184,26 @@ async def town(kafka: Cluster, prefix: str) -> AsyncIterator[Town]:
         id=THEIR_SUBSCRIPTION, tenant=OTHER, url="https://their-url.example/", event_types=("*",), secrets=(SECRET,)
     )
     topic.write(theirs.id, subscription_to_json(theirs))
+    write_attempt(settings)
     async with api_app(settings) as app, TestServer(app) as server, ClientSession() as session:
         made = Town(session, str(server.make_url("")).rstrip("/"), tokens, their_key)
         source = SOURCE | {"tenant": OTHER, "description": "their-name", "secrets": ["their-secret-their-secret"]}
         status, document, _ = await made.ask("operator", "PUT", f"/v1/sources/{THEIR_SOURCE}", source)
         assert status == 201, document
         yield made
+
+
+def write_attempt(settings: Settings) -> None:
+    """One delivery of the other tenant's."""
+    assert settings.bootstrap is not None
+    event = Event("evt_theirs", "a.b", OTHER, NOW, b"{}", None)
+    tail = encode_tail(event, NOW, "application/json", b"{}")
+    header, field = codec.wire_header(1), codec.put_string(THEIR_SUBSCRIPTION) + FRESH
+    delivery = decode_delivery(encode_fresh(header, THEIR_DELIVERY, field, tail))
+    made = Attempt(1, "delivered", NOW, 1_000, 200, "", "", b"ok")
+    partition = partition_of(THEIR_SUBSCRIPTION.encode(), settings.partitions)
+    topic = CompactedTopic(settings.bootstrap, settings.topics.attempts, create=False)
+    topic.write(THEIR_SUBSCRIPTION, encode_attempt(header, delivery, made), partition=partition)
 
 
 def write_keys(settings: Settings) -> tuple[dict[str, str], str]:
