@@ -252,9 +252,11 @@ class _Scan:
         self._low, high = self._consumer.get_watermark_offsets(self._place(0), self._history.request_seconds)
         end = high if before is None else min(before, high)
         if until_ms is not None:
-            (found,) = self._consumer.offsets_for_times(
-                [self._place(until_ms + DISORDER_MS)], self._history.request_seconds
-            )
+            latest_ms = until_ms + DISORDER_MS
+            if latest_ms <= 0:
+                return self._low
+            latest = self._place(latest_ms)  # of which the offset is a time, here
+            (found,) = self._consumer.offsets_for_times([latest], self._history.request_seconds)
             if found.error is not None:
                 raise KafkaException(found.error)
             if found.offset >= 0:

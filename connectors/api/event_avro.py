@@ -62,6 +62,6 @@ def _kafka_headers(given: dict[str, str], tenant: str, made_id: str, traceparent
     """Those of the Kafka binding: `ce_` and the attribute's name."""
     found = {"specversion": "1.0", "id": made_id} | given | {"tenant": tenant}
     headers: Headers = [(f"ce_{name}", value.encode()) for name, value in sorted(found.items())]
-    if traceparent is not None and "traceparent" not in given:
+    if traceparent is not None and traceparent.isascii() and "traceparent" not in given:
         headers.append(("traceparent", traceparent.encode()))
     return headers

@@ -216,7 +216,14 @@ def _of_cloud(given: CloudEventGiven) -> EventGiven:
 
 
 def attributes(headers: Mapping[str, str]) -> dict[str, str]:
-    """The attributes of CloudEvents' HTTP binding 1.0.2, binary mode: names without `ce-`, values percent-decoded."""
+    """The attributes of CloudEvents' HTTP binding 1.0.2, binary mode: names without `ce-`, values percent-decoded.
+
+    ProblemError 400 for a value that is not ASCII: such must be percent-encoded (3.1.3.2).
+    """
+    for name, value in headers.items():
+        if not value.isascii():
+            detail = "is not ASCII; percent-encode its UTF-8"
+            raise ProblemError(400, f"the header {name} {detail}", errors=[Fault(name, detail)])
     return {name.removeprefix(CE): unquote(value) for name, value in headers.items()}
 
 

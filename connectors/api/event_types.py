@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from typing import Annotated, Any
+from urllib.parse import quote
 
 import msgspec
 import orjson
@@ -213,7 +214,7 @@ def _view(each: EventType) -> EventTypeView:
 def _shown(call: Call, each: EventType, status: int = 200) -> Reply:
     headers = {"ETag": etag(call.get(Catalogue).table.offset_of(each.name))}
     if status == 201:
-        headers["Location"] = f"/v1/event-types/{each.name}"
+        headers["Location"] = f"/v1/event-types/{quote(each.name, safe='')}"  # it may hold a slash
     return Reply(_view(each), status, headers)
 
 

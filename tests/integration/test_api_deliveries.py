@@ -187,6 +187,8 @@ async def test_through_the_api(settings: Any) -> None:
         assert await listed(f"/v1/subscriptions/s1/attempts?since={since}") == attempts[:3]
         assert await listed(f"/v1/subscriptions/s1/attempts?until={since}") == attempts[3:]
 
+        assert await listed("/v1/subscriptions/s1/attempts?until=0001-01-01T00:00:00Z") == []
+
         webhook_id = delivery_id("evt_1", "s1")
         for path in (f"/v1/deliveries/{webhook_id}", f"/v1/deliveries/{webhook_id}?subscription=s1"):
             one = await acme.get(path)

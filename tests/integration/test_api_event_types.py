@@ -84,6 +84,8 @@ async def test_what_is_wrong_is_refused(settings: Settings) -> None:
         bad = await operator.ask("PUT", "/v1/event-types/a", data=b'{"example":"\xff"}', headers=headers)
         assert bad[0] == 422
         assert (await operator.ask("PUT", "/v1/event-types/a%20b", json={}))[0] == 404
+        status, made, headers = await operator.ask("PUT", "/v1/event-types/a%2Fb", json={})
+        assert (status, made["name"], headers["Location"]) == (201, "a/b", "/v1/event-types/a%2Fb")
         assert (await operator.ask("GET", "/v1/event-types?cursor=x"))[0] == 400
 
 

@@ -206,6 +206,7 @@ async def test_cloud_event_headers_that_are_wrong() -> None:
     async with opened() as desk:
         more: dict[str, Any] = {"ce_id": "c1", "ce_source": "/s", "ce_type": "a b", "ce_specversion": "1.0"}
         assert paths(await desk.post({}, 422, **more)) == ["ce-type"]
+        assert paths(await desk.post({}, 400, **(more | {"ce_source": "/ü"}))) == ["ce-source"]
         missing = await desk.post({}, 422, ce_specversion="1.0", ce_type="a")
         assert "missing required field `id`" in missing["detail"]
         more["ce_type"] = "a"
