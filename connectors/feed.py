@@ -231,12 +231,14 @@ class Writer:
             self._producer.purge()  # only after a failure is there anything left
             await asyncio.to_thread(self._poller.join)
 
-    async def write(self, topic: str, key: bytes, value: bytes | None) -> None:
+    async def write(
+        self, topic: str, key: bytes, value: bytes | None, headers: list[tuple[str, str | bytes | None]] | None = None
+    ) -> None:
         """Queue a record; waits while the queue is full. ClusterError when an earlier one failed or this cannot go."""
         while True:
             self._raise_failed()
             try:
-                self._producer.produce(topic, value, key)
+                self._producer.produce(topic, value, key, headers=headers)
             except BufferError:
                 await asyncio.to_thread(self._producer.flush, POLL_SECONDS)
             except KafkaException as error:

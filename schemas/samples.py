@@ -36,13 +36,18 @@ def sample(avro: str) -> Any:
     ValueError when the text is not a valid Avro schema, or no record of it can be made: one that must contain itself,
     or more than `VALUES_MAX` values.
     """
+    return Resolver(avro).record(sample_record(avro, 1))
+
+
+def sample_record(avro: str, schema_id: int) -> bytes:
+    """The framed record itself; ValueError as above."""
     parsed = codec.parse_schema(avro)
     try:
         value = _Maker().value(parsed, "", ())
     except RecursionError:
         raise ValueError("a sample would be nested too deeply") from None
     plain = codec.parse_schema(avro, logical_types=False)  # values are made as they are encoded
-    return Resolver(avro).record(codec.encode(1, plain, value))
+    return codec.encode(schema_id, plain, value)
 
 
 class _Maker:

@@ -11,6 +11,7 @@ from typing import Annotated
 
 import orjson
 import typer
+from msgspec.structs import replace
 
 from connectors.admin import require_topics
 from connectors.clock import SystemClock
@@ -21,6 +22,7 @@ from schemas.topics import EVENT_BYTES_MAX
 from streams.cli.options import AsJson, Bootstrap, Prefix, RegistryUrl, load_settings, open_registry
 from streams.cli.output import emit, note, say, steps
 from streams.cli.running import CommandError, run
+from streams.cli.send_sample import Sample, cloud_event_headers, sample_of
 from streams.settings import Settings
 from streams.wiring import client_config, register_own_schemas
 
@@ -29,8 +31,17 @@ GROUP_MAX = 1_000
 
 
 def send(
-    type_: Annotated[str, typer.Option("--type", help="The event's type, such as order.created")],
-    data: Annotated[str, typer.Option(help="One JSON value; @FILE reads a file, - stdin")] = "{}",
+    type_: Annotated[str | None, typer.Option("--type", help="The event's type, such as order.created")] = None,
+    data: Annotated[
+        str | None, typer.Option(help="One JSON value; @FILE reads a file, - stdin", show_default="{}")
+    ] = None,
+    sample: Annotated[
+        str | None, typer.Option(help="Send a sample of this type, made from its schema", metavar="TYPE")
+    ] = None,
+    schema: Annotated[
+        str | None,
+        typer.Option(help="The subject of the sample's schema", metavar="SUBJECT", show_default="what the type says"),
+    ] = None,
     tenant: Annotated[str, typer.Option(help="Whose event it is")] = DEFAULT_TENANT,
     subject: Annotated[str | None, typer.Option(help="What it is about; also the record's key")] = None,
     source: Annotated[
@@ -52,16 +63,25 @@ def send(
 ) -> None:
     """Write events to the events topic and print their ids once Kafka has acknowledged them.
 
-    An event is written as Avro (event.v3), keyed by its subject or else its id. With --count, ids end in -1, -2, ...
+    An event is written as Avro (event.v3), keyed by its subject or else its id. With --count, ids end in -1, -2, ... A
+    sample is a record of the newest version of its type's schema, with the headers of CloudEvents; where the type has
+    no schema, its example.
 
     Example: distributary send --type order.created --subject o-17 --data '{"total": 12.5}'
+
+    Example: distributary send --sample order.created
     """
+    if (type_ is None) == (sample is None):
+        raise typer.BadParameter("one of --type and --sample is needed", param_hint="--type")
+    if (sample is None and schema is not None) or (sample is not None and data is not None):
+        raise typer.BadParameter("--schema is for samples, and --data for the others", param_hint="--sample")
     settings = load_settings(bootstrap=bootstrap, prefix=prefix, registry_url=registry_url)
-    body = read_data(data)
+    body = read_data("{}" if data is None else data)
     if len(body) > EVENT_BYTES_MAX:
         note(f"warning: the data has {len(body)} bytes; events of more than {EVENT_BYTES_MAX} are put into quarantine")
     base = id_ or f"evt_{secrets.token_hex(12)}"
-    template = Event(base, type_, tenant, SystemClock().now_ms(), body, subject, source=source)
+    kind = type_ or sample or ""
+    template = Event(base, kind, tenant, SystemClock().now_ms(), body, subject, source=source)
     try:
         checked(template)
     except UndecodableError as error:
@@ -70,23 +90,26 @@ def send(
     async def main(_: asyncio.Event) -> None:
         with steps("sending", count) as progress:
             sent = 0
-            async for ids in _sent(settings, template, count, rate):
+            async for ids in _sent(settings, template, count, rate, schema, sampled=sample is not None):
                 sent += len(ids)
                 progress.at(sent)
                 for each in ids:
                     if as_json:
-                        emit({"id": each, "type": type_, "tenant": tenant, "subject": subject})
+                        emit({"id": each, "type": kind, "tenant": tenant, "subject": subject})
                     else:
                         say(each)
 
     run(main)
 
 
-async def _sent(settings: Settings, template: Event, count: int, rate: float | None) -> AsyncIterator[list[str]]:
+async def _sent(
+    settings: Settings, template: Event, count: int, rate: float | None, schema: str | None, *, sampled: bool
+) -> AsyncIterator[list[str]]:
     config, topic = client_config(settings), settings.topics.events
     await require_topics(config, [topic])
     async with open_registry(settings) as registry:
         schema_id = (await register_own_schemas(registry, settings.topics)).event
+        made = await sample_of(settings, registry, template.type, schema) if sampled else Sample(template.data)
     clock = SystemClock()
     start = clock.monotonic()
     group = GROUP_MAX if rate is None else max(1, min(GROUP_MAX, int(rate)))
@@ -96,9 +119,12 @@ async def _sent(settings: Settings, template: Event, count: int, rate: float | N
             if rate is not None and (early := start + n / rate - clock.monotonic()) > 0:
                 await asyncio.sleep(early)
             event_id = template.id if count == 1 else f"{template.id}-{n + 1}"
-            event = Event(event_id, template.type, template.tenant, clock.now_ms(), template.data, template.subject)
+            event = replace(template, id=event_id, time_ms=clock.now_ms(), data=made.data)
             key = (template.subject or event_id).encode()
-            await writer.write(topic, key, encode_event(schema_id, event))
+            if made.record:
+                await writer.write(topic, key, made.record, cloud_event_headers(event))
+            else:
+                await writer.write(topic, key, encode_event(schema_id, event))
             ids.append(event_id)
             if len(ids) == group or n + 1 == count:
                 await writer.flush()

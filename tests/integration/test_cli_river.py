@@ -41,7 +41,7 @@ def tail(cli: Cli, topic: str, *options: str) -> list[Any]:
 
 def test_events_are_sent_with_their_fields_and_seen(cli: Cli) -> None:
     (cli.directory / "data.json").write_text('{"total": 12.5}')
-    sent = cli.run(*SEND, "--subject", "o-17", "--tenant", "acme", "--id", "e1", "--data", "@data.json").stdout
+    sent = cli.run(*SEND, "--subject", "o-17", "--tenant", "acme", "--id", "e1", "--source", "/s", "--data", "@data.json").stdout
     assert sent == "e1\n"
     many = cli.lines(*SEND, "--count", "3", "--rate", "1000", "--json", "--data", "-", stdin="[1, 2]")
     ids = [each["id"] for each in many]
@@ -51,10 +51,11 @@ def test_events_are_sent_with_their_fields_and_seen(cli: Cli) -> None:
     assert seen.keys() == {"e1", *ids}
     first = seen["e1"]
     assert first["key"] == "o-17"
-    assert {name: first["value"][name] for name in ("type", "tenant", "subject", "data")} == {
+    assert {name: first["value"][name] for name in ("type", "tenant", "subject", "source", "data")} == {
         "type": "order.created",
         "tenant": "acme",
         "subject": "o-17",
+        "source": "/s",
         "data": {"total": 12.5},
     }
     assert seen[ids[0]]["key"] == ids[0]
