@@ -121,12 +121,14 @@ def check_secrets(secrets: Sequence[str], expire_ms: Sequence[int]) -> None:
     if not 0 < len(secrets) <= SECRETS_MAX:
         _refuse(f"secrets: between 1 and {SECRETS_MAX} are needed (whsec_...)")
     for secret in secrets:
-        if is_sealed(secret):
+        if secret.startswith(SYMMETRIC):  # as most do
+            secret_key(secret)
+        elif is_sealed(secret):
             check_sealed("secrets", secret, SECRET_LENGTH_MAX)
         elif secret.startswith(PRIVATE):
             private_key(secret)
         else:
-            secret_key(secret)
+            secret_key(secret)  # says what is wanted
     if not expire_ms:
         return
     if len(expire_ms) > len(secrets):

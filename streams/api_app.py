@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import secrets
 from collections.abc import AsyncIterator
 from typing import Any
@@ -60,6 +61,8 @@ from streams.settings import Settings
 from streams.source_wiring import source_sealer, source_topics
 from streams.wiring import OwnSchemas, WorkerError, client_config, make_registry, register_own_schemas
 
+logger = logging.getLogger(__name__)
+
 
 def portal_signer(settings: Settings) -> PortalSigner | None:
     """Who signs portal links; None without a secret. WorkerError for one that is too short."""
@@ -96,6 +99,10 @@ async def api_app(settings: Settings, authenticate: Authenticate | None = None) 
     """
     config, topics, clock = client_config(settings), settings.topics, SystemClock()
     secret_keys = SecretKeys(settings)
+    if not secret_keys.keyring:
+        logger.warning(
+            "there are no secret keys: secrets are written to Kafka in clear; see `distributary secret-keys new`"
+        )
     if problems := await check_topics(config, topics.specs()):
         raise WorkerError(f"{problems[0]}; run `distributary topics apply` (`topics check` shows all {len(problems)})")
     async with contextlib.AsyncExitStack() as stack:

@@ -7,6 +7,7 @@ POST costs no more than what changes with it. This file does not decide when any
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import msgspec
@@ -20,7 +21,7 @@ from schemas.subscription import Subscription
 from streams.core.masking import Mask
 from streams.core.oauth2 import basic
 from streams.core.signing import Signer
-from streams.ports import Opener, Sender
+from streams.ports import Opener, Route, Sender
 from streams.tokens import TokenPosts, Tokens
 
 
@@ -35,7 +36,7 @@ class Outgoing:
         """ValueError with a sentence when the sender refuses the endpoint. `method` is for `ask`."""
         timeout_s = subscription.timeout_ms / 1000
         self._route = sender.route(subscription.url, subscription.headers, timeout_s, method=method)
-        self._post = sender.post
+        self._post: Callable[[Route, Sequence[tuple[str, str]], bytes, PostDone], None] = sender.post
         self._header_names = frozenset(name.lower() for name in subscription.headers)
         self._mask = Mask(subscription.headers.values())
         #: Why nothing may be posted, in a sentence without a secret; empty when it may.

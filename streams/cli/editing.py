@@ -13,12 +13,15 @@ from connectors.clock import SystemClock
 from connectors.pen import Pen
 from connectors.subscriptions import ById, SubscriptionsTable
 from schemas.frame import Out
-from schemas.subscription import Subscription, checked
+from schemas.subscription import Subscription, checked, subscription_to_json
 from streams.cli.options import open_registry
 from streams.cli.output import steps
 from streams.cli.values import subscription_value
 from streams.settings import Settings
 from streams.wiring import client_config, register_own_schemas
+
+#: Changes that are asked for at a time; the pen writes them in one transaction.
+CHUNK = 200
 
 #: What a subscription becomes; the same one for no change. It may raise, and then nothing is written.
 Edit = Callable[[Subscription], Subscription]
@@ -49,15 +52,36 @@ class Editor:
 
         def decide() -> list[Out]:
             before = self._index.get(subscription_id)
-            if before is None:
-                return []
-            after = checked(edit(before))
-            if after == before:
-                return []
-            return [(self._topic, after.id.encode(), subscription_value(self._schema_id, after), -1, None)]
+            after = before if before is None else checked(edit(before))
+            return [] if after is None or after == before else [self._out(after, as_json=False)]
 
         await self._pen.change(decide, about=("subscription", subscription_id))
         return self._index.get(subscription_id)
+
+    async def put(
+        self, subscription_id: str, made: Callable[[Subscription | None], Subscription], *, as_json: bool = False
+    ) -> None:
+        """Write what is `made` of the one that is there, if any. What it raises; errors as of `change`."""
+        await self._pen.change(
+            lambda: [self._out(made(self._index.get(subscription_id)), as_json=as_json)],
+            about=("subscription", subscription_id),
+        )
+
+    async def delete(self, subscription_id: str) -> bool:
+        """Take one out; whether it was there. Errors as of `change`."""
+        there = False
+
+        def decide() -> list[Out]:
+            nonlocal there
+            there = self._index.get(subscription_id) is not None
+            return [(self._topic, subscription_id.encode(), None, -1, None)] if there else []
+
+        await self._pen.change(decide, about=("subscription", subscription_id))
+        return there
+
+    def _out(self, subscription: Subscription, *, as_json: bool) -> Out:
+        value = subscription_to_json(subscription) if as_json else subscription_value(self._schema_id, subscription)
+        return self._topic, subscription.id.encode(), value, -1, None
 
 
 @asynccontextmanager

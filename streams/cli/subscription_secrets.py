@@ -21,7 +21,7 @@ from schemas.public_key import public_key
 from schemas.rotation import OVERLAP_MS_MAX, expiries, rotated, without_expired
 from schemas.sealing import key_of, texts_of
 from schemas.subscription import Subscription
-from streams.cli.editing import Editor, open_editor
+from streams.cli.editing import CHUNK, Editor, open_editor
 from streams.cli.options import AsJson, Bootstrap, Prefix, RegistryUrl, load_settings
 from streams.cli.output import emit, note, say, steps
 from streams.cli.running import CommandError, run
@@ -29,8 +29,6 @@ from streams.cli.subscriptions import Id, new_private_key, new_secret, unknown
 from streams.cli.values import iso
 from streams.secret_keys import SecretKeys
 
-#: Subscriptions that are changed at a time; the pen writes them in one transaction.
-CHUNK = 200
 #: What cannot be opened is named up to so often.
 NAMED_MAX = 5
 

@@ -20,7 +20,6 @@ import typer
 
 from connectors.admin import require_topics
 from connectors.clock import SystemClock
-from connectors.feed import Writer
 from connectors.subscriptions import ById, SubscriptionsTable
 from schemas.credentials import is_sealed
 from schemas.errors import InvalidSubscriptionError, UnsealableError
@@ -28,14 +27,14 @@ from schemas.public_key import public_keys
 from schemas.redaction import redacted
 from schemas.rotation import without_expired
 from schemas.sealing import texts_of
-from schemas.subscription import Subscription, json_form, subscription_from_json, subscription_to_json
+from schemas.subscription import Subscription, json_form, subscription_from_json
+from streams.cli.editing import CHUNK, open_editor
 from streams.cli.options import AsJson, Bootstrap, Prefix, RegistryUrl, load_settings, open_registry
 from streams.cli.output import emit, note, say, steps
 from streams.cli.running import CommandError, run
-from streams.cli.values import subscription_value
 from streams.secret_keys import SecretKeys
 from streams.settings import Settings
-from streams.wiring import client_config, register_own_schemas
+from streams.wiring import client_config
 
 app = typer.Typer(help="Manage subscriptions: who wants which events, and where they go.", no_args_is_help=True)
 
@@ -87,24 +86,16 @@ def put(
     objects = parse_objects(read_input(file))
 
     async def main(_: asyncio.Event) -> list[dict[str, Any]]:
-        present = await read_all(settings)
         now_ms = SystemClock().now_ms()
-        prepared = [prepare(fields, place, present, now_ms, keys) for place, fields in objects]
-        subscriptions = [subscription for subscription, _ in prepared]
-        _refuse_twice(subscriptions)
-        async with open_registry(settings) as registry:
-            ids = await register_own_schemas(registry, settings.topics)
-        async with Writer(client_config(settings)) as writer:
-            for subscription in subscriptions:
-                value = (
-                    subscription_to_json(subscription)
-                    if json_values
-                    else subscription_value(ids.subscription, subscription)
-                )
-                await writer.write(settings.topics.subscriptions, subscription.id.encode(), value)
+        async with open_editor(settings) as editor:
+            wanted = [Wanted(fields, place, now_ms, keys) for place, fields in objects]
+            _refuse_twice([each.made(editor.get(each.id)) for each in wanted])
+            for start in range(0, len(wanted), CHUNK):
+                chunk = wanted[start : start + CHUNK]
+                await asyncio.gather(*(editor.put(each.id, each.made, as_json=json_values) for each in chunk))
         return [
-            {"id": each.id, "created": each.id not in present} | ({"secret": secret} if secret else {})
-            for each, secret in prepared
+            {"id": each.id, "created": each.created} | ({"secret": each.secret} if each.secret else {})
+            for each in wanted
         ]
 
     for done in run(main):
@@ -179,10 +170,9 @@ def delete(
     settings = load_settings(bootstrap=bootstrap, prefix=prefix, registry_url=registry_url)
 
     async def main(_: asyncio.Event) -> None:
-        if id_ not in await read_all(settings):
-            raise unknown(id_)
-        async with Writer(client_config(settings)) as writer:
-            await writer.write(settings.topics.subscriptions, id_.encode(), None)
+        async with open_editor(settings) as editor:
+            if not await editor.delete(id_):
+                raise unknown(id_)
 
     run(main)
     if as_json:
@@ -231,28 +221,41 @@ def parse_objects(text: bytes) -> list[tuple[str, dict[str, Any]]]:
     return found
 
 
-def prepare(
-    fields: dict[str, Any], place: str, present: dict[str, Subscription], now_ms: int, keys: SecretKeys
-) -> tuple[Subscription, str | None]:
-    """The subscription to write, sealed, and the secret that was made for it. CommandError names what is wrong."""
-    before = present.get(fields["id"]) if isinstance(fields.get("id"), str) else None
-    secret = None
-    if "secrets" not in fields:
-        if before is None:
-            secret = new_secret()
-            fields = fields | {"secrets": [secret]}
-        else:
+class Wanted:
+    """What somebody wants to put."""
+
+    def __init__(self, fields: dict[str, Any], place: str, now_ms: int, keys: SecretKeys) -> None:
+        self._fields = fields
+        self._place = place
+        self._now_ms = now_ms
+        self._keys = keys
+        self._new_secret = new_secret()
+        self.id = str(fields.get("id", ""))
+        #: Whether it is new, and the secret that was made for it; of the last time that it was `made`.
+        self.created = False
+        self.secret = ""
+
+    def made(self, before: Subscription | None) -> Subscription:
+        """The subscription to write, sealed, in the place of this one. CommandError names what is wrong."""
+        fields, now_ms = self._fields, self._now_ms
+        self.created, self.secret = before is None, ""
+        if before is not None:
             kept = without_expired(before, now_ms)
-            fields = fields | {"secrets": kept.secrets, "secrets_expire_ms": kept.secrets_expire_ms}
-    try:
-        subscription = subscription_from_json(orjson.dumps(fields))
-        kept_texts = texts_of(before) if before is not None else ()
-        if any(is_sealed(text) and text not in kept_texts for text in texts_of(subscription)):
-            keys.open(subscription)  # sealed elsewhere, or for another subscription: it would never be of use
-    except (InvalidSubscriptionError, UnsealableError) as error:
-        raise CommandError(f"{place} is no subscription: {error}; correct it, nothing was written") from None
-    created_ms = subscription.created_ms or (before.created_ms if before else now_ms)
-    return msgspec.structs.replace(keys.seal(subscription), created_ms=created_ms, updated_ms=now_ms), secret
+            if "secrets" not in fields:
+                fields = fields | {"secrets": kept.secrets, "secrets_expire_ms": kept.secrets_expire_ms}
+            fields = {"verified_url": before.verified_url} | fields  # what was verified is not for its owner to say
+        elif "secrets" not in fields:
+            self.secret = self._new_secret
+            fields = fields | {"secrets": [self.secret]}
+        try:
+            subscription = subscription_from_json(orjson.dumps(fields))
+            known = texts_of(before) if before is not None else ()
+            if any(is_sealed(text) and text not in known for text in texts_of(subscription)):
+                self._keys.open(subscription)  # sealed elsewhere, or for another subscription: it would be of no use
+        except (InvalidSubscriptionError, UnsealableError) as error:
+            raise CommandError(f"{self._place} is no subscription: {error}; correct it, nothing was written") from None
+        created_ms = subscription.created_ms or (before.created_ms if before else now_ms)
+        return msgspec.structs.replace(self._keys.seal(subscription), created_ms=created_ms, updated_ms=now_ms)
 
 
 def new_secret() -> str:
