@@ -1,19 +1,21 @@
 """The catalog as an AsyncAPI 3.0 document: what comes on the events topic, and what endpoints are sent.
 
 Every version of every subject is two messages: the Avro record on Kafka, and the webhook with its JSON. Which event
-types (`order.created`) are written with which schema stands in headers of events, not in a registry, so it is not in
-here. This file reads no registry and writes no file.
+types (`order.created`) there are is not in a registry: those that are described (`event.types`) are handed in. This
+file reads no registry and no topic, and writes no file.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 import orjson
 
 from schemas.event import ENVELOPE_NAME
+from schemas.event_type import EventType
 from schemas.json_schema import json_schema
 from schemas.samples import sample
 
@@ -87,8 +89,15 @@ def describe(schemas: list[Schema]) -> list[Described]:
     return found
 
 
-def asyncapi(described: list[Described], *, title: str, version: str, events_topic: str) -> dict[str, Any]:
-    """The document, as JSON's own types."""
+def asyncapi(
+    described: list[Described],
+    *,
+    title: str,
+    version: str,
+    events_topic: str,
+    event_types: Sequence[EventType] = (),
+) -> dict[str, Any]:
+    """The document, as JSON's own types. Event types are its extension `x-event-types`."""
     messages: dict[str, Any] = {}
     components: dict[str, Any] = {}
     for each in described:
@@ -96,7 +105,8 @@ def asyncapi(described: list[Described], *, title: str, version: str, events_top
         messages[f"{each.slug}.webhook"] = _webhook(each, components)
     avro = [name for name in messages if name.endswith(".avro")]
     webhooks = [name for name in messages if name.endswith(".webhook")]
-    return {
+    types = {"x-event-types": [_type(each) for each in event_types]} if event_types else {}
+    return types | {
         "asyncapi": ASYNCAPI,
         "info": {
             "title": title,
@@ -122,6 +132,12 @@ def asyncapi(described: list[Described], *, title: str, version: str, events_top
         },
         "components": {"messages": messages, "schemas": components},
     }
+
+
+def _type(each: EventType) -> dict[str, Any]:
+    said: dict[str, Any] = {"name": each.name, "description": each.description, "group": each.group}
+    said |= {"schema": each.schema, "deprecated": each.deprecated}
+    return said | ({"example": orjson.loads(each.example)} if each.example else {})
 
 
 def _named(each: Described, kind: str) -> dict[str, Any]:

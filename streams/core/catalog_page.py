@@ -5,12 +5,14 @@ Whatever a schema says is text on the page, never markup. This file decides noth
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from html import escape
 from itertools import groupby
 from typing import Any
 
 import orjson
 
+from schemas.event_type import EventType
 from streams.core.catalog import EVENT_HEADERS, WEBHOOK_HEADERS, Described
 
 _POLICY = (
@@ -47,7 +49,14 @@ addEventListener('beforeprint', () => document.querySelectorAll('details').forEa
 """
 
 
-def html(described: list[Described], *, title: str, version: str, events_topic: str) -> str:
+def html(
+    described: list[Described],
+    *,
+    title: str,
+    version: str,
+    events_topic: str,
+    event_types: Sequence[EventType] = (),
+) -> str:
     """The page, for a file of UTF-8."""
     groups = [(subject, list(group)) for subject, group in groupby(described, lambda each: each.schema.subject)]
     contents = "".join(f'<li><a href="#s{n}">{escape(subject)}</a></li>' for n, (subject, _) in enumerate(groups))
@@ -74,7 +83,7 @@ def html(described: list[Described], *, title: str, version: str, events_topic: 
 </search>
 <nav aria-label="Subjects"><ul>{contents}</ul></nav>
 <main>
-{empty}{sections}
+{_types(event_types)}{empty}{sections}
 <section>
 <h2>Headers</h2>
 <h3>Of every webhook</h3>
@@ -113,3 +122,22 @@ def _pre(document: Any) -> str:
 
 def _definitions(known: dict[str, str]) -> str:
     return "<dl>" + "".join(f"<dt>{escape(name)}</dt><dd>{escape(said)}</dd>" for name, said in known.items()) + "</dl>"
+
+
+def _types(event_types: Sequence[EventType]) -> str:
+    """The event types that are described, by group and name."""
+    if not event_types:
+        return ""
+    ordered = sorted(event_types, key=lambda each: (each.group, each.name))
+    groups = "".join(
+        f"<h3>{escape(group or 'Others')}</h3><dl>{''.join(map(_described_type, members))}</dl>"
+        for group, members in groupby(ordered, lambda each: each.group)
+    )
+    return f"<section><h2>Event types</h2>{groups}</section>"
+
+
+def _described_type(each: EventType) -> str:
+    deprecated = " (deprecated)" if each.deprecated else ""
+    schema = f" Its data is <code>{escape(each.schema)}</code>." if each.schema else ""
+    example = f"<pre>{escape(each.example)}</pre>" if each.example else ""
+    return f"<dt>{escape(each.name)}{deprecated}</dt><dd>{escape(each.description)}{schema}{example}</dd>"

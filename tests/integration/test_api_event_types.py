@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from schemas.audit import decode_audit
 from schemas.event_type import decode_event_type
 from streams.settings import Settings
 from streams.wiring import make_registry, register_own_schemas
+from tests.cli import Cli
 from tests.integration.test_api import running, settings
 from tests.integration.workers import Site
 
@@ -101,3 +103,9 @@ async def test_the_schema_of_a_type_is_that_of_its_events(settings: Settings, tm
         assert (await acme.ask("POST", "/v1/events", json=event))[0] == 202
         status, problem, _ = await acme.ask("POST", "/v1/events", json=event | {"data": {"number": 1}})
         assert (status, problem["errors"][0]["path"]) == (422, "/data/total")
+    assert settings.bootstrap is not None
+    cli = Cli(tmp_path, {"bootstrap": settings.bootstrap, "prefix": settings.prefix})
+    cli.run("catalog", "--out", str(tmp_path / "site"))
+    document = json.loads((tmp_path / "site/asyncapi.json").read_text())
+    assert [(each["name"], each["schema"]) for each in document["x-event-types"]] == [("order.created", "shop.Order")]
+    assert "order.created" in (tmp_path / "site/index.html").read_text()

@@ -15,6 +15,7 @@ import jsonschema
 import pytest
 
 from schemas import codec
+from schemas.event_type import EventType
 from streams.core.catalog import Described, Schema, asyncapi, describe
 from streams.core.catalog_page import html
 
@@ -189,3 +190,18 @@ def test_the_page_can_be_used_without_seeing_it(page: Page) -> None:
 
 def test_a_registry_without_events_is_said_to_be_empty() -> None:
     assert "holds no schemas of events" in html([], title="t", version="1", events_topic="events")
+
+
+def test_event_types_that_are_described_are_in_it(described: list[Described]) -> None:
+    types = [
+        EventType(name="user.gone", description=HOSTILE, deprecated=True),
+        EventType(name="order.created", group="Orders", schema="shop.Order", example='{"n":1}'),
+    ]
+    more: dict[str, Any] = {"title": "t", "version": "1.0.0", "events_topic": "events", "event_types": types}
+    assert [each["name"] for each in asyncapi(described, **more)["x-event-types"]] == ["user.gone", "order.created"]
+    assert asyncapi(described, **more)["x-event-types"][1]["example"] == {"n": 1}
+    page = html(described, **more)
+    assert page.index("user.gone (deprecated)") < page.index("<h3>Orders</h3>") < page.index("<dt>order.created</dt>")
+    assert "Its data is <code>shop.Order</code>." in page
+    assert HOSTILE not in page
+    assert "x-event-types" not in asyncapi(described, title="t", version="1.0.0", events_topic="events")
