@@ -22,12 +22,13 @@ demo: .venv/.ready ## set up, then the whole job: Kafka, fan-out, deliveries, re
 test: .venv/.ready ## set up, then the tests (T='-k name' passes through)
 	@$(BIN)/python -m tests $(T)
 
-check: .venv/.ready ## lint, format, types, layers, and what is dangerous
+check: .venv/.ready ## lint, format, types, layers, what is dangerous, and advisories where they can be asked for
 	$(BIN)/ruff check $(SOURCES)
 	$(BIN)/ruff format --check $(SOURCES)
 	$(BIN)/mypy $(SOURCES)
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/bandit --quiet --configfile pyproject.toml --recursive connectors schemas streams
+	@$(BIN)/python -m tests.advisories
 
 fuzz: .venv/.ready ## fuzz filters and decoders for FUZZ_MINUTES, 10 by default
 	@$(BIN)/python -m tests.fuzz --minutes $(or $(FUZZ_MINUTES),10)
