@@ -8,6 +8,7 @@ import sys
 
 from bench import (
     agent_events,
+    api_writes,
     backlog,
     deliveries,
     fan_out,
@@ -45,6 +46,9 @@ FIGURES = {
     "backlog_memory": backlog.main,
     "rebalance_pause": rebalance.main,
     "decode_render": render.main,
+    "api_writes": api_writes.main,
+    "api_writes_p50": api_writes.main,
+    "api_writes_p99": api_writes.main,
     "ingest": ingest.main,
     "ingest_cpu": ingest.main,
     "ingest_ids": ingest.main,

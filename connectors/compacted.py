@@ -34,6 +34,8 @@ BATCH_RECORDS = 500
 #: What librdkafka fetches ahead; its default would double the memory of a table that catches up.
 PREFETCH_KIB_MAX = 8 * 1024
 POLL_SECONDS = 0.1
+#: How long a fetch waits; shorter where somebody waits to see what they have written.
+WAIT_MS, OWN_WAIT_MS = 100, 20
 REQUEST_SECONDS = 5.0
 STOP_SECONDS = 10.0
 RETRY_SECONDS_MIN, RETRY_SECONDS_MAX = 0.1, 5.0
@@ -367,6 +369,9 @@ class Follower(Generic[V]):
             return Consumer(
                 {
                     "queued.max.messages.kbytes": PREFETCH_KIB_MAX,
+                    # A fetch of committed records is not answered when a transaction ends, but when its wait does: who
+                    # waits to read what was written waits for that.
+                    "fetch.wait.max.ms": OWN_WAIT_MS if self._keep_offsets else WAIT_MS,
                     "fetch.queue.backoff.ms": 10,  # or it pauses for a second whenever it has fetched that
                     **self._conf,
                     "group.id": "distributary-table",  # required, and unused: no subscription, no commit

@@ -54,11 +54,12 @@ from schemas.codec import wire_header
 from schemas.event_type import encode_event_type
 from schemas.portal import PortalSigner
 from schemas.topics import Topics
-from streams.control import control_pen, control_services, key_topics
+from streams.control import control_pen, control_services, key_topics, verifying
 from streams.ports import Registry
 from streams.secret_keys import SecretKeys
 from streams.settings import Settings
 from streams.source_wiring import source_sealer, source_topics
+from streams.verifier import open_verifier
 from streams.wiring import OwnSchemas, WorkerError, client_config, make_registry, register_own_schemas
 
 logger = logging.getLogger(__name__)
@@ -150,6 +151,7 @@ async def api_app(settings: Settings, authenticate: Authenticate | None = None) 
             Document(msgspec.json.encode(openapi(ROUTES))),
             Listing(index, endpoints, subscriptions.offset_of),
             *control_services(settings, own, pen, secret_keys),
+            verifying(await stack.enter_async_context(open_verifier(settings, secret_keys.open))),
             listeners,
             Past(history),
             _catalogue(event_types, topics, own, registry),

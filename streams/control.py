@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import base64
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from connectors.api.control import Control
-from connectors.api.subscription_actions import Actions
+from connectors.api.subscription_actions import Actions, Verifying
 from connectors.api.subscription_changes import Editing
 from connectors.clock import SystemClock
 from connectors.key_desk import KeyTopics
@@ -24,9 +24,12 @@ from schemas.topics import Topics
 from streams.core.ping import ping
 from streams.secret_keys import SecretKeys
 from streams.settings import Settings
+from streams.verification import Refused, confirmed
+from streams.verifier import Verifier
 from streams.wiring import OwnSchemas, client_config, pen_id
 
 SECRET_BYTES = 32
+Confirm = Callable[[Subscription], Subscription]
 
 
 def control_pen(settings: Settings, tables: Sequence[Table]) -> Pen:
@@ -67,3 +70,17 @@ def control_services(settings: Settings, own: OwnSchemas, pen: Pen, keys: Secret
         ),
         Actions(topics, own.endpoint_state, own.operation, open_=keys.open, ping=make_ping),
     )
+
+
+def verifying(verifier: Verifier) -> Verifying:
+    """The API's service that asks endpoints."""
+    clock = SystemClock()
+
+    async def ask(subscription: Subscription) -> Confirm | str:
+        result = await verifier(subscription)
+        if isinstance(result, Refused):
+            return result.reason
+        agreed = result
+        return lambda present: confirmed(present, agreed, clock.now_ms())
+
+    return Verifying(ask)

@@ -10,7 +10,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 from connectors.admin import require_topics
 from connectors.clock import SystemClock
-from connectors.pen import Pen
+from connectors.pen import Decide, Pen
 from connectors.subscriptions import ById, SubscriptionsTable
 from schemas.frame import Out
 from schemas.subscription import Subscription, checked, subscription_to_json
@@ -18,7 +18,7 @@ from streams.cli.options import open_registry
 from streams.cli.output import steps
 from streams.cli.values import subscription_value
 from streams.settings import Settings
-from streams.wiring import client_config, register_own_schemas
+from streams.wiring import OwnSchemas, client_config, pen_id, register_own_schemas
 
 #: Changes that are asked for at a time; the pen writes them in one transaction.
 CHUNK = 200
@@ -30,9 +30,10 @@ Edit = Callable[[Subscription], Subscription]
 class Editor:
     """All subscriptions in force, and the way to change one."""
 
-    def __init__(self, topic: str, schema_id: int, index: ById, pen: Pen) -> None:
+    def __init__(self, topic: str, own: OwnSchemas, index: ById, pen: Pen) -> None:
         self._topic = topic
-        self._schema_id = schema_id
+        #: The registry's ids of our records.
+        self.own = own
         self._index = index
         self._pen = pen
 
@@ -43,6 +44,10 @@ class Editor:
     def all(self) -> list[Subscription]:
         """All of them, by tenant and id."""
         return list(self._index.after(None))
+
+    async def write(self, subscription_id: str, decide: Decide) -> None:
+        """Other records about one; errors as of `change`."""
+        await self._pen.change(decide, about=("subscription", subscription_id))
 
     async def change(self, subscription_id: str, edit: Edit) -> Subscription | None:
         """Change one, on what it is when nobody else may write; what it is then, or None when there is none.
@@ -80,7 +85,9 @@ class Editor:
         return there
 
     def _out(self, subscription: Subscription, *, as_json: bool) -> Out:
-        value = subscription_to_json(subscription) if as_json else subscription_value(self._schema_id, subscription)
+        value = (
+            subscription_to_json(subscription) if as_json else subscription_value(self.own.subscription, subscription)
+        )
         return self._topic, subscription.id.encode(), value, -1, None
 
 
@@ -99,7 +106,7 @@ async def open_editor(settings: Settings) -> AsyncIterator[Editor]:
             )
             stack.push_async_callback(table.stop)
             await table.start()
-        pen = Pen(config, f"{settings.prefix}distributary.control", [table], SystemClock().jitter)
+        pen = Pen(config, pen_id(settings), [table], SystemClock().jitter)
         stack.push_async_callback(pen.close)
         await pen.start()
-        yield Editor(topics.subscriptions, own.subscription, index, pen)
+        yield Editor(topics.subscriptions, own, index, pen)

@@ -15,17 +15,18 @@ import typer
 from connectors.admin import require_topics
 from connectors.clock import SystemClock
 from connectors.endpoints import EndpointTable
-from connectors.feed import Writer
 from schemas import codec
 from schemas.endpoint import OWNER, EndpointState, Kind, Operation, encode_operation, encode_state, url_hash
+from schemas.frame import Out
 from schemas.subscription import Subscription
-from streams.cli.options import AsJson, Bootstrap, Prefix, RegistryUrl, load_settings, open_registry
+from streams.cli.editing import open_editor
+from streams.cli.options import AsJson, Bootstrap, Prefix, RegistryUrl, load_settings
 from streams.cli.output import emit, note, say, steps
-from streams.cli.running import run
+from streams.cli.running import CommandError, run
 from streams.cli.subscriptions import Id, read_all, unknown
 from streams.cli.values import iso
 from streams.settings import Settings
-from streams.wiring import client_config, register_own_schemas
+from streams.wiring import client_config
 
 app = typer.Typer(help="See the health of endpoints; disable one, and bring it back.", no_args_is_help=True)
 
@@ -213,9 +214,19 @@ async def _write(settings: Settings, subscription: Subscription, state: Endpoint
         reason=OWNER,
         detail="by `distributary endpoints`",
     )
-    async with open_registry(settings) as registry:
-        ids = await register_own_schemas(registry, settings.topics)
     key, topics = subscription.id.encode(), settings.topics
-    async with Writer(client_config(settings)) as writer:
-        await writer.write(topics.endpoints_state, key, encode_state(codec.wire_header(ids.endpoint_state), state))
-        await writer.write(topics.operations, key, encode_operation(codec.wire_header(ids.operation), operation))
+    async with open_editor(settings) as editor:
+        state_header, header = (codec.wire_header(each) for each in (editor.own.endpoint_state, editor.own.operation))
+
+        def decide() -> list[Out]:
+            present = editor.get(subscription.id)
+            if present is None:
+                raise unknown(subscription.id)
+            if present.url != subscription.url:
+                raise CommandError(f"{subscription.id} got another URL meanwhile; run it again if that is meant too")
+            return [
+                (topics.endpoints_state, key, encode_state(state_header, state), -1, None),
+                (topics.operations, key, encode_operation(header, operation), -1, None),
+            ]
+
+        await editor.write(subscription.id, decide)

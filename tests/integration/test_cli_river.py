@@ -41,7 +41,9 @@ def tail(cli: Cli, topic: str, *options: str) -> list[Any]:
 
 def test_events_are_sent_with_their_fields_and_seen(cli: Cli) -> None:
     (cli.directory / "data.json").write_text('{"total": 12.5}')
-    sent = cli.run(*SEND, "--subject", "o-17", "--tenant", "acme", "--id", "e1", "--source", "/s", "--data", "@data.json").stdout
+    sent = cli.run(
+        *SEND, "--subject", "o-17", "--tenant", "acme", "--id", "e1", "--source", "/s", "--data", "@data.json"
+    ).stdout
     assert sent == "e1\n"
     many = cli.lines(*SEND, "--count", "3", "--rate", "1000", "--json", "--data", "-", stdin="[1, 2]")
     ids = [each["id"] for each in many]

@@ -17,6 +17,7 @@ import pytest
 import typer.main
 import yaml
 
+from connectors.api.table import ROUTES
 from schemas import codec
 from schemas.delivery import OUTCOMES
 from schemas.post import CAUSES
@@ -120,6 +121,14 @@ def test_settings() -> None:
         default = ",".join(field.default) if isinstance(field.default, tuple) else field.default
         fields[f"DISTRIBUTARY_{name.upper()}"] = "" if default in (None, "") else orjson.dumps(default).decode()
     assert said == {name: default.strip('"') for name, default in fields.items()}
+
+
+def test_routes_of_the_http_api() -> None:
+    rows = [
+        [bare(name), bare(scope), summary]
+        for name, scope, summary, _ in tables((REFERENCE / "http-api.md").read_text(), "Routes")
+    ]
+    assert rows == [[f"{route.method} {route.path}", route.scope or "anybody", route.summary] for route in ROUTES]
 
 
 def commands() -> Iterator[tuple[str, Any]]:
