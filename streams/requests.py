@@ -10,15 +10,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 
-import msgspec
-
 from schemas.credentials import Basic, Bearer, OAuth2, parse_auth, parse_tls
 from schemas.delivery import Delivery
 from schemas.endpoint_tls import EndpointTls
 from schemas.errors import InvalidSubscriptionError, UnsealableError
-from schemas.post import PostDone, PostResult
+from schemas.post import PostDone
 from schemas.subscription import Subscription
-from streams.core.masking import Mask
+from streams.core.masking import Mask, masked
 from streams.core.oauth2 import basic
 from streams.core.signing import Signer
 from streams.ports import Opener, Route, Sender
@@ -82,7 +80,7 @@ class Outgoing:
             headers += [each for each in delivery.headers if each[0] not in self._header_names]
         if identifier is delivery.id and delivery.traceparent is not None:
             headers.append(("traceparent", delivery.traceparent))
-        self._post(self._route, headers, body, partial(_masked, self._mask, done) if self._mask else done)
+        self._post(self._route, headers, body, partial(masked, self._mask, done) if self._mask else done)
 
     def signed(self, identifier: str, content_type: str, body: bytes, now_ms: int) -> list[tuple[str, str]]:
         """The header fields that sign a body which is no delivery, for `ask`. Not where `locked`."""
@@ -91,9 +89,3 @@ class Outgoing:
     def ask(self, headers: list[tuple[str, str]], body: bytes, done: PostDone) -> None:
         """Send what is no delivery, by the method of this one. Of its answer nothing is struck out: it is not kept."""
         self._post(self._route, headers, body, done)
-
-
-def _masked(mask: Mask, done: PostDone, result: PostResult) -> None:
-    if result.excerpt:
-        result = msgspec.structs.replace(result, excerpt=mask.apply(result.excerpt))
-    done(result)

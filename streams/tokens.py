@@ -25,6 +25,7 @@ from weakref import WeakValueDictionary
 from schemas.credentials import OAuth2
 from schemas.endpoint_tls import EndpointTls
 from schemas.post import PostDone, PostResult
+from streams.core.masking import Mask, masked
 from streams.core.oauth2 import (
     Granted,
     judge_answer,
@@ -150,8 +151,8 @@ class TokenPosts:
     """The POSTs of one version of a subscription, each with the token of its time."""
 
     __slots__ = (
-        "_clock", "_headers", "_method", "_renewed_s", "_route", "_sender", "_source", "_timeout_s", "_tls", "_token",
-        "_url",
+        "_clock", "_headers", "_mask", "_method", "_renewed_s", "_route", "_sender", "_source", "_timeout_s", "_tls",
+        "_token", "_url",
     )  # fmt: skip
 
     def __init__(
@@ -176,6 +177,7 @@ class TokenPosts:
         self._tls = tls
         self._method = method
         self._token = ""
+        self._mask = Mask(())  # strikes out the token, should the endpoint send it back
         self._route: Route | None = None  # that of `_token`: a token is rendered once
         self._renewed_s = -RENEWAL_EVERY_S
 
@@ -207,9 +209,10 @@ class TokenPosts:
                 asyncio.get_running_loop().call_soon(done, failed)
                 return
             self._token = token
+            self._mask = Mask([token])
         assert self._route is not None
         answered = done if last else partial(self._answered, headers, body, done, token)
-        self._sender.post(self._route, headers, body, answered)
+        self._sender.post(self._route, headers, body, partial(masked, self._mask, answered))
 
     def _answered(
         self, headers: Sequence[tuple[str, str]], body: bytes, done: PostDone, token: str, result: PostResult

@@ -8,6 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+import msgspec
+
+from schemas.post import PostDone, PostResult
+
 #: Shorter values are words, not credentials: striking them out would make answers unreadable and hide nothing.
 LENGTH_MIN = 8
 STRUCK = b"***"
@@ -36,3 +40,10 @@ class Mask:
                 if excerpt.endswith(value[:length]):
                     return excerpt[:-length] + STRUCK
         return excerpt
+
+
+def masked(mask: Mask, done: PostDone, result: PostResult) -> None:
+    """Hand a result on, as `done` would get it, without the values in its excerpt."""
+    if result.excerpt:
+        result = msgspec.structs.replace(result, excerpt=mask.apply(result.excerpt))
+    done(result)

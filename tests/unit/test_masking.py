@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from connectors.memory import ManualClock, MemorySender
+from connectors.memory import ManualClock, MemorySender, Posted
 from schemas.delivery import decode_delivery
 from schemas.post import PostResult
 from streams.core.masking import LENGTH_MIN, Mask
@@ -66,3 +66,21 @@ async def test_an_answer_that_echoes_the_request_is_kept_without_its_credentials
     assert b"hunter2" not in result.excerpt
     assert b"dTpodW50" not in result.excerpt  # base64 of u:hunter2…
     assert b"***" in result.excerpt
+
+
+async def test_a_token_that_is_sent_back_is_struck_out_too() -> None:
+    def endpoint(posted: Posted) -> PostResult:
+        if posted.url.endswith("/token"):
+            return PostResult(
+                200, 1, excerpt=b'{"access_token":"issued-token-77","token_type":"Bearer","expires_in":60}'
+            )
+        return PostResult(500, 1, excerpt=b"you sent Bearer issued-token-77")
+
+    auth = '{"type":"oauth2","token_url":"https://a.example/token","client_id":"c","client_secret":"s"}'
+    sender, clock = MemorySender(endpoint), ManualClock()
+    results: list[PostResult] = []
+    outgoing = Outgoing(subscription(auth=auth), sender, as_it_is, Tokens(sender, clock))
+    for _ in range(2):
+        outgoing.post("dlv_1", decode_delivery(fresh()), b"{}", clock.now_ms(), results.append)
+    await eventually_async(lambda: len(results) == 2)
+    assert [result.excerpt for result in results] == [b"you sent Bearer ***"] * 2
