@@ -121,11 +121,25 @@ def silent_logger() -> logging.Logger:
 def unavailable(config: Mapping[str, Any], error: KafkaError) -> ClusterError:
     """What this error means to people."""
     where = config.get("bootstrap.servers", "the cluster")
+    detail = _DETAIL.search(error.str())
     if error.code() in _UNANSWERED:
-        detail = _DETAIL.search(error.str())
+        # A port that wants TLS hangs up without a word.
+        silent = ", and whether it wants TLS or a password (DISTRIBUTARY_KAFKA_SECURITY_PROTOCOL)"
+        unlike = detail is None or "PLAINTEXT broker listener" in detail[1]
         return ClusterError(
             f"no Kafka answers at {where}{f' ({detail[1]})' if detail else ''}; check that it runs there,"
-            " and that --bootstrap or DISTRIBUTARY_BOOTSTRAP names it"
+            f" and that --bootstrap or DISTRIBUTARY_BOOTSTRAP names it{silent if unlike else ''}"
+        )
+    if "certificate verify failed" in error.str():
+        return ClusterError(
+            f"Kafka at {where} shows a certificate that is not trusted; name the CA that issued it with"
+            " DISTRIBUTARY_KAFKA_CA_FILE"
+        )
+    if error.code() in (KafkaError._AUTHENTICATION, KafkaError.SASL_AUTHENTICATION_FAILED):
+        said = detail[1] if detail else error.str()
+        return ClusterError(
+            f"Kafka at {where} does not let this user in ({said}); correct DISTRIBUTARY_KAFKA_USERNAME, _KAFKA_PASSWORD"
+            " and _KAFKA_SASL_MECHANISM"
         )
     if error.code() in _REFUSED:
         return ClusterError(f"Kafka at {where} refuses: {error.str()}; check the credentials and rights of this user")

@@ -48,6 +48,7 @@ from yarl import URL
 
 from connectors.commits import Commits
 from connectors.consumer_thread import ConsumerThread
+from connectors.kafka_rights import DENIED, denied
 from schemas.frame import Frame, OffsetLedger
 
 logger = logging.getLogger(__name__)
@@ -453,6 +454,8 @@ class FrameConsumer(FaustConsumer):
         the app."""
         if error.fatal() or error.code() == KafkaError._FATAL:
             raise KafkaException(error)
+        if error.code() in DENIED:
+            raise denied(error, "READ", topic=message.topic() or "", group=self.app.conf.id)
         logger.warning("%s[%s] of group %s: %s", message.topic(), message.partition(), self.app.conf.id, error.str())
 
     def _on_error(self, error: KafkaError) -> None:

@@ -1,7 +1,7 @@
 """A real Kafka that lets nobody in without a password: SCRAM over TLS, and rights by ACL. For tests.
 
-One broker from packages, as in `local_kafka.py`. Its users exist from the start; what they may do is for the administrator
-to say. The broker talks to itself, and only to itself, without either. This file makes no certificates.
+One broker from packages, as in `local_kafka.py`. Its users exist from the start; what they may do is for the
+administrator to say. The broker talks to itself, and only to itself, without either. This file makes no certificates.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _LISTENERS = ("SASL_SSL", "PLAINTEXT", "CONTROLLER")
 
 
 class SecureCluster(msgspec.Struct, frozen=True):
-    """`bootstrap` is for users, over TLS; `plain` has no door for them but those of the machine, as the broker itself."""
+    """`bootstrap` is for users, over TLS; `plain` is the broker's own door: who comes in there may do anything."""
 
     bootstrap: str
     plain: str

@@ -24,6 +24,7 @@ from typing import Any, cast
 from confluent_kafka import KafkaError, KafkaException, Message, Producer, TopicPartition
 
 from connectors.clock import SystemClock
+from connectors.kafka_rights import DENIED, denied
 from schemas.errors import FencedError, RecordTooLargeError, StaleGroupError
 from schemas.frame import Out
 
@@ -170,7 +171,7 @@ class TransactionalPublisher:
 
     async def start(self) -> None:
         """Register the transactional id, which ends what a predecessor left open. KafkaException when the cluster
-        refuses."""
+        refuses; ClusterError for a missing right."""
         await self._run(self._start)
 
     async def publish(
@@ -270,7 +271,12 @@ class TransactionalPublisher:
 
     def _start(self) -> None:
         self._producer = Producer(self._config, logger=logger)
-        self._retrying(self._producer.init_transactions, _CALL_TIMEOUT_S)
+        try:
+            self._retrying(self._producer.init_transactions, _CALL_TIMEOUT_S)
+        except KafkaException as error:
+            if error.args[0].code() in DENIED:
+                raise denied(error.args[0], "WRITE", transaction=self._config["transactional.id"]) from None
+            raise
 
     def _close(self) -> None:
         producer, self._producer = self._producer, None
@@ -323,6 +329,8 @@ class TransactionalPublisher:
             cause, topic, size = self._failed
             if cause.code() in TOO_LARGE:
                 raise RecordTooLargeError(topic, size)
+            if cause.code() in DENIED:
+                raise denied(cause, "WRITE", topic=topic)
             logger.warning("a record for %s was refused, the transaction is tried again: %s", topic, cause.str())
         elif code in _STALE:
             raise StaleGroupError(error.str())

@@ -53,6 +53,7 @@ from streams.wiring import (
     client_config,
     make_guard,
     make_registry,
+    own_kafka,
     register_own_schemas,
 )
 
@@ -291,7 +292,7 @@ class Part:
         )
         self.app.frame_settings = frames.FrameSettings(
             ledger=self._new_ledger,
-            consumer=settings.kafka,
+            consumer=own_kafka(settings),
             group_protocol=settings.group_protocol,
             commits=False,  # offsets go with what the settler writes
             on_revoke=self._on_revoke,

@@ -10,7 +10,7 @@ import uuid
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, field_validator
+from pydantic import BeforeValidator, Field, SecretStr, field_validator
 from pydantic_settings import (
     BaseSettings,
     NoDecode,
@@ -56,6 +56,23 @@ class Settings(BaseSettings):
     kafka: dict[str, Any] = Field(
         default={}, repr=False, description="further librdkafka settings for every client, as JSON (security, timeouts)"
     )
+    kafka_security_protocol: Literal["plaintext", "ssl", "sasl_plaintext", "sasl_ssl"] | None = Field(
+        default=None, description="default: sasl_ssl with a user name or a mechanism, ssl with a file of TLS"
+    )
+    kafka_sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER"] | None = Field(
+        default=None, description="default: SCRAM-SHA-512 with a user name"
+    )
+    kafka_username: str | None = Field(default=None, description="this process's user, or its OIDC client id")
+    kafka_password: SecretStr | None = Field(default=None, description="its password, or OIDC client secret")
+    kafka_password_file: Path | None = Field(default=None, description="a file with nothing but that")
+    kafka_ca_file: Path | None = Field(default=None, description="PEM; default: what the system trusts")
+    kafka_cert_file: Path | None = Field(default=None, description="PEM: this client's certificate chain")
+    kafka_key_file: Path | None = Field(default=None, description="PEM: its private key")
+    kafka_key_password: SecretStr | None = Field(default=None, description="of that, where it is encrypted")
+    kafka_oidc_token_url: str | None = Field(
+        default=None, description="where OAUTHBEARER gets tokens by client credentials"
+    )
+    kafka_oidc_scope: str | None = Field(default=None, description="asked for with them")
     group_protocol: Literal["consumer", "classic"] | None = Field(default=None, description="default: ask the brokers")
 
     registry_url: str | None = Field(default=None, description="a Confluent-compatible schema registry")
@@ -175,6 +192,9 @@ class Settings(BaseSettings):
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
 
     @field_validator(
+        *("kafka_security_protocol", "kafka_sasl_mechanism", "kafka_username", "kafka_password"),
+        *("kafka_password_file", "kafka_ca_file", "kafka_cert_file", "kafka_key_file", "kafka_key_password"),
+        *("kafka_oidc_token_url", "kafka_oidc_scope"),
         *("bootstrap", "registry_url", "registry_users", "schemas", "secret_keys_file", "proxy"),
         *("portal_secret", "portal_url"),
         mode="before",

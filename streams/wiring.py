@@ -19,6 +19,7 @@ from connectors.registry_folder import FolderRegistry
 from schemas.codec import own_schema
 from schemas.delivery import dead_letter_schema
 from schemas.topics import Topics
+from streams.kafka_security import kafka_security
 from streams.ports import Registry
 from streams.records import DeliverySchemas
 from streams.settings import Settings
@@ -48,7 +49,15 @@ def client_config(settings: Settings) -> dict[str, Any]:
     if settings.bootstrap is None:
         raise WorkerError("no Kafka cluster is named; set DISTRIBUTARY_BOOTSTRAP=host:9092, or try `distributary dev`")
     # librdkafka waits up to 10 s between two tries to connect: a broker that was away for three would be for ten.
-    return {"bootstrap.servers": settings.bootstrap, "reconnect.backoff.max.ms": 1_000, **settings.kafka}
+    return {"bootstrap.servers": settings.bootstrap, "reconnect.backoff.max.ms": 1_000, **own_kafka(settings)}
+
+
+def own_kafka(settings: Settings) -> dict[str, Any]:
+    """The part of it that the user decides: security, and the setting `kafka`, which wins. WorkerError."""
+    try:
+        return {**kafka_security(settings), **settings.kafka}
+    except ValueError as error:
+        raise WorkerError(f"the Kafka settings are wrong: {error}; see docs/how-to/secure-kafka.md") from None
 
 
 async def make_guard(settings: Settings, listening: Sequence[tuple[str, int]] = ()) -> AddressGuard:

@@ -24,6 +24,7 @@ MODULES = (
     "streams/dispatch.py",
     "streams/fan_out.py",
     "streams/helper.py",
+    "streams/kafka_security.py",
     "streams/lanes.py",
     "streams/lookup.py",
     "streams/parking.py",

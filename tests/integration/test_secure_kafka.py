@@ -1,0 +1,173 @@
+"""Each role with a user of its own, SCRAM over TLS, and the rights of docs/how-to/secure-kafka.md: no more, no less."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Iterator, Sequence
+from typing import Any
+
+import msgspec
+import pytest
+
+from connectors.admin import ClusterError, apply_topics, check_topics
+from connectors.clock import SystemClock
+from connectors.feed import Writer
+from schemas.event import Event, encode_event
+from schemas.subscription import Subscription
+from streams.app import Worker
+from streams.cli.editing import open_editor
+from streams.cli.values import subscription_value
+from streams.settings import Settings
+from streams.wiring import Role, WorkerError, client_config, make_registry, register_own_schemas
+from tests.helpers import eventually_async
+from tests.integration.sink import Sink
+from tests.integration.workers import SECRET
+from tests.secure_kafka import Right, Secured, rights, secured
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secured]:
+    with secured(tmp_path_factory.mktemp("secure")) as made:
+        yield made
+
+
+@pytest.fixture
+def given(cluster: Secured, prefix: str) -> Iterator[str]:
+    """The prefix, with all rights of the document below it."""
+    cluster.grant(prefix, rights())
+    yield prefix
+    cluster.revoke_all()
+
+
+def settings(cluster: Secured, user: str, prefix: str, **more: Any) -> Settings:
+    values = {"prefix": prefix, "partitions": 2, "allow_private_networks": True, "drain_s": 5.0}
+    return Settings(**cluster.login(user, **values, **more))
+
+
+@contextlib.asynccontextmanager
+async def working(made: Settings, role: Role) -> AsyncIterator[Worker]:
+    worker, stop = Worker(made, [role]), asyncio.Event()
+    running = asyncio.create_task(worker.run(stop))
+    try:
+        yield worker
+    finally:
+        stop.set()
+        await running
+
+
+async def test_the_whole_job_with_the_rights_of_the_document(cluster: Secured, given: str) -> None:
+    operator = settings(cluster, "operator", given)
+    topics, config = operator.topics, client_config(operator)
+    await apply_topics(config, topics.specs(), 1)
+    assert await check_topics(config, topics.specs()) == []
+    registry = make_registry(operator)
+    ids = await register_own_schemas(registry, topics)
+    await registry.close()
+    async with Sink().running() as sink:
+        one = Subscription(id="s", url=sink.url("/ok"), event_types=("*",), secrets=(SECRET,))
+        down = msgspec.structs.replace(one, id="down", url=sink.url("/status/500"), retry_schedule_ms=(1_000,))
+        async with Writer(config) as writer:
+            for each in (one, down):
+                await writer.write(topics.subscriptions, each.id.encode(), subscription_value(ids.subscription, each))
+        async with open_editor(operator) as editor:
+            changed = await editor.change("s", lambda before: msgspec.structs.replace(before, description="changed"))
+            assert changed is not None
+            assert changed.description == "changed"
+        fan_out, delivery = (settings(cluster, role, given) for role in ("fan-out", "delivery"))
+        async with working(fan_out, "fan-out") as first, working(delivery, "delivery") as second:
+            event = Event("evt_1", "order.created", "default", 1_700_000_000_000, b"{}")
+            async with Writer(config) as writer:
+                await writer.write(topics.events, b"k", encode_event(ids.event, event))
+                await writer.write(topics.events, b"k", b"no event")
+            await eventually_async(lambda: second.counters["delivered"] == 1, timeout_s=60)
+            await eventually_async(lambda: second.counters["dead:exhausted"] == 1, timeout_s=60)
+            await eventually_async(lambda: sum(_quarantined(first)) == 1, timeout_s=60)
+
+
+async def in_force(made: Settings, but: str = "") -> None:
+    """Rights are given to the controller first, and known to the broker a moment later."""
+    specs = [spec for spec in made.topics.specs() if spec.name != but.replace("hooks.", made.prefix)]
+    deadline = SystemClock().monotonic() + 30
+    while await check_topics(client_config(made), specs):
+        assert SystemClock().monotonic() < deadline
+
+
+def _quarantined(worker: Worker) -> list[int]:
+    return [count for name, count in worker.counters.items() if name.startswith("quarantined:")]
+
+
+def without(role: str, resource: str, name: str) -> Sequence[Right]:
+    left = [right for right in rights() if (right.role, right.resource, right.name) != (role, resource, name)]
+    assert len(left) == len(rights()) - 1
+    return left
+
+
+@pytest.mark.parametrize(
+    ("role", "resource", "name", "said"),
+    [
+        (
+            "fan-out",
+            "group",
+            "hooks.distributary.fan-out",
+            "denies this user READ on the group hooks.distributary.fan-out",
+        ),
+        (
+            "fan-out",
+            "transactional id",
+            "hooks.distributary.fan-out.*",
+            "denies this user WRITE on the transactional id hooks.distributary.fan-out.",
+        ),
+        ("fan-out", "topic", "hooks.events", "denies this user READ on the topic hooks.events"),
+        ("fan-out", "topic", "hooks.subscriptions", "denies this user READ on the topic hooks.subscriptions"),
+        (
+            "delivery",
+            "group",
+            "hooks.distributary.delivery",
+            "denies this user READ on the group hooks.distributary.del",
+        ),
+    ],
+)
+async def test_a_right_that_is_missing_is_named(
+    cluster: Secured, prefix: str, role: Role, resource: str, name: str, said: str
+) -> None:
+    await apply_topics({"bootstrap.servers": cluster.plain}, settings(cluster, role, prefix).topics.specs(), 1)
+    cluster.grant(prefix, without(role, resource, name))
+    made = settings(cluster, role, prefix)
+    try:
+        await in_force(made, but=name)
+        async with asyncio.timeout(60):
+            with pytest.raises(WorkerError) as refused:
+                await Worker(made, [role]).run(asyncio.Event())
+    finally:
+        cluster.revoke_all()
+    assert said.replace("hooks.", prefix) in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"kafka_password": "wrong"}, "does not let this user in"),
+        ({"kafka_username": "nobody"}, "does not let this user in"),
+        ({"kafka_sasl_mechanism": "PLAIN"}, "does not let this user in"),
+        ({"kafka_ca_file": None}, "shows a certificate that is not trusted"),
+        ({"kafka_security_protocol": "plaintext"}, "whether it wants TLS or a password"),
+        ({"kafka_security_protocol": "sasl_plaintext"}, "whether it wants TLS or a password"),
+    ],
+)
+async def test_who_does_not_get_in_is_told_why(
+    cluster: Secured, prefix: str, change: dict[str, Any], said: str
+) -> None:
+    made = settings(cluster, "operator", prefix, **change)
+    with pytest.raises(ClusterError, match=said) as refused:
+        await check_topics(client_config(made), made.topics.specs())
+    assert "operator-password" not in str(refused.value)
+
+
+async def test_another_authority_and_a_plain_listener(cluster: Secured, prefix: str) -> None:
+    made = settings(cluster, "operator", prefix, kafka_ca_file=cluster.other_ca_file)
+    with pytest.raises(ClusterError, match="shows a certificate that is not trusted"):
+        await check_topics(client_config(made), made.topics.specs())
+    made = settings(cluster, "operator", prefix, bootstrap=cluster.plain)
+    with pytest.raises(ClusterError, match=r"connecting to a PLAINTEXT broker listener.*whether it wants TLS"):
+        await check_topics(client_config(made), made.topics.specs())
