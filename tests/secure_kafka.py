@@ -91,8 +91,9 @@ class Secured:
 
     def revoke_all(self) -> None:
         """Nobody may do anything."""
+        some: Any = None  # whichever; the library's types do not know
         everything = AclBindingFilter(
-            ResourceType.ANY, None, ResourcePatternType.ANY, None, None, AclOperation.ANY, AclPermissionType.ANY
+            ResourceType.ANY, some, ResourcePatternType.ANY, some, some, AclOperation.ANY, AclPermissionType.ANY
         )
         for removed in self._admin.delete_acls([everything]).values():
             removed.result(30)

@@ -12,9 +12,9 @@ from streams.kafka_security import kafka_security
 from streams.settings import Settings
 from streams.wiring import WorkerError, client_config
 
-LOGIN = {"kafka_username": "u", "kafka_password": "p4ss"}
+LOGIN: dict[str, Any] = {"kafka_username": "u", "kafka_password": "p4ss"}
 SASL = {"sasl.username": "u", "sasl.password": "p4ss"}
-OIDC = {"kafka_sasl_mechanism": "OAUTHBEARER", "kafka_oidc_token_url": "https://id.example/token"}
+OIDC: dict[str, Any] = {"kafka_sasl_mechanism": "OAUTHBEARER", "kafka_oidc_token_url": "https://id.example/token"}
 
 
 @pytest.mark.parametrize(
