@@ -74,24 +74,31 @@ def test_files_that_are_wrong(content: bytes, sentence: str, tmp_path: Path) -> 
         keys(secret_keys_file=tmp_path / "keys")
 
 
+def put(file: Path, text: str) -> None:
+    """Whole or not at all, as whoever changes keys should do it."""
+    new = file.with_suffix(".new")
+    new.write_text(text)
+    new.replace(file)
+
+
 async def test_a_file_that_changes_is_followed_and_one_that_breaks_is_logged_once(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     file = tmp_path / "keys"
-    file.write_text(f"k1:{KEY}\n")
+    put(file, f"k1:{KEY}\n")
     ring = keys(secret_keys_file=file)
     shut = ring.seal(subscription())
     changes: list[str] = []
     watching = asyncio.create_task(ring.watch(lambda: changes.append(ring.keyring.primary), every_s=0.001))
     try:
-        file.write_text("hush")
+        put(file, "hush")
         await eventually_async(lambda: caplog.records)
         assert ring.open(shut) == subscription()  # the keys of before
-        file.write_text(f"k2:{OTHER}\nk1:{KEY}\n")
+        put(file, f"k2:{OTHER}\nk1:{KEY}\n")
         await eventually_async(lambda: changes)
         assert ring.seal(subscription()).secrets[0].startswith("sealed:k2:")
         assert ring.open(shut).secrets == (SECRET,)
-        file.write_text(f"k2:{OTHER}\n")
+        put(file, f"k2:{OTHER}\n")
         await eventually_async(lambda: len(changes) == 2)
         with pytest.raises(UnsealableError):
             ring.open(shut)
