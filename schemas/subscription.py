@@ -79,8 +79,8 @@ DISABLE_AFTER_MS_MAX = 365 * 24 * 3600 * 1000
 SCHEMA_VERSION_MAX = 2**31 - 1
 URL_HASH_PATTERN = re.compile(r"[0-9a-f]{16}")
 CONTENT_TYPE_LENGTH_MAX = 256
-#: RFC 9110, 8.3.1, with `{version}` wherever a token (of HTTP, no secret) may stand.
-_TOKEN = r"[A-Za-z0-9!#$%&'*+.^_`|~{}-]+"  # nosec B105
+#: RFC 9110, 8.3.1, with `{version}` wherever a token may stand.
+_TOKEN = r"[A-Za-z0-9!#$%&'*+.^_`|~{}-]+"
 CONTENT_TYPE_PATTERN = re.compile(
     rf"{_TOKEN}/(?P<subtype>{_TOKEN})( *; *{_TOKEN}=({_TOKEN}|\"[^\"\\\x00-\x1f\x7f-\uffff]*\"))*"
 )

@@ -1,6 +1,7 @@
 """Changing subscriptions that are there, each on what it is at that moment: with the pen of the control plane.
 
-However many commands and API processes change them at once, no change is lost. This file does not say what is changed.
+However many commands and API processes change them at once, no change is lost; each has its record in the audit trail.
+This file does not say what is changed.
 """
 
 from __future__ import annotations
@@ -12,9 +13,13 @@ from connectors.admin import require_topics
 from connectors.clock import SystemClock
 from connectors.pen import Decide, Pen
 from connectors.subscriptions import ById, SubscriptionsTable
+from schemas.access import SCOPES, Principal
+from schemas.audit import Asked, audit_out, audit_record
+from schemas.codec import wire_header
 from schemas.frame import Out
 from schemas.subscription import Subscription, checked, subscription_to_json
-from streams.cli.options import open_registry
+from schemas.topics import Topics
+from streams.cli.options import actor, open_registry
 from streams.cli.output import steps
 from streams.cli.values import subscription_value
 from streams.settings import Settings
@@ -30,12 +35,15 @@ Edit = Callable[[Subscription], Subscription]
 class Editor:
     """All subscriptions in force, and the way to change one."""
 
-    def __init__(self, topic: str, own: OwnSchemas, index: ById, pen: Pen) -> None:
-        self._topic = topic
+    def __init__(self, topics: Topics, own: OwnSchemas, index: ById, pen: Pen, asked: Asked) -> None:
+        """`asked` says by whom and when, for the audit trail."""
+        self._topic = topics.subscriptions
+        self._audit_topic = topics.audit
         #: The registry's ids of our records.
         self.own = own
         self._index = index
         self._pen = pen
+        self._asked = asked
 
     def get(self, subscription_id: str) -> Subscription | None:
         """The one of this id, as of now."""
@@ -49,8 +57,9 @@ class Editor:
         """Other records about one; errors as of `change`."""
         await self._pen.change(decide, about=("subscription", subscription_id))
 
-    async def change(self, subscription_id: str, edit: Edit) -> Subscription | None:
-        """Change one, on what it is when nobody else may write; what it is then, or None when there is none.
+    async def change(self, subscription_id: str, edit: Edit, *, action: str = "changed") -> Subscription | None:
+        """Change one, on what it is when nobody else may write; what it is then, or None when there is none. `action`
+        is the word for it in the audit trail.
 
         What `edit` raises; PenError; RecordTooLargeError.
         """
@@ -58,7 +67,9 @@ class Editor:
         def decide() -> list[Out]:
             before = self._index.get(subscription_id)
             after = before if before is None else checked(edit(before))
-            return [] if after is None or after == before else [self._out(after, as_json=False)]
+            if after is None or after == before:
+                return []
+            return [self._out(after, as_json=False), self.audit(action, after, before, after)]
 
         await self._pen.change(decide, about=("subscription", subscription_id))
         return self._index.get(subscription_id)
@@ -67,10 +78,14 @@ class Editor:
         self, subscription_id: str, made: Callable[[Subscription | None], Subscription], *, as_json: bool = False
     ) -> None:
         """Write what is `made` of the one that is there, if any. What it raises; errors as of `change`."""
-        await self._pen.change(
-            lambda: [self._out(made(self._index.get(subscription_id)), as_json=as_json)],
-            about=("subscription", subscription_id),
-        )
+
+        def decide() -> list[Out]:
+            before = self._index.get(subscription_id)
+            after = made(before)
+            action = "created" if before is None else "replaced"
+            return [self._out(after, as_json=as_json), self.audit(action, after, before, after)]
+
+        await self._pen.change(decide, about=("subscription", subscription_id))
 
     async def delete(self, subscription_id: str) -> bool:
         """Take one out; whether it was there. Errors as of `change`."""
@@ -78,8 +93,14 @@ class Editor:
 
         def decide() -> list[Out]:
             nonlocal there
-            there = self._index.get(subscription_id) is not None
-            return [(self._topic, subscription_id.encode(), None, -1, None)] if there else []
+            before = self._index.get(subscription_id)
+            there = before is not None
+            if before is None:
+                return []
+            return [
+                (self._topic, subscription_id.encode(), None, -1, None),
+                self.audit("deleted", before, before, None),
+            ]
 
         await self._pen.change(decide, about=("subscription", subscription_id))
         return there
@@ -90,12 +111,19 @@ class Editor:
         )
         return self._topic, subscription.id.encode(), value, -1, None
 
+    def audit(
+        self, action: str, about: Subscription, before: object | None, after: object | None, kind: str = "subscription"
+    ) -> Out:
+        """The record of a change of a subscription, or of what belongs to it; secrets are hidden."""
+        record = audit_record(self._asked, action, kind, about.id, about.tenant, before, after)
+        return audit_out(self._audit_topic, wire_header(self.own.audit_record), record)
+
 
 @asynccontextmanager
 async def open_editor(settings: Settings) -> AsyncIterator[Editor]:
     """An editor whose table has caught up. What is bad on the topic is logged as a warning and left out."""
     config, topics = client_config(settings), settings.topics
-    await require_topics(config, [topics.subscriptions])
+    await require_topics(config, [topics.subscriptions, topics.audit])
     async with AsyncExitStack() as stack:
         registry = await stack.enter_async_context(open_registry(settings))
         own = await register_own_schemas(registry, topics)
@@ -109,4 +137,5 @@ async def open_editor(settings: Settings) -> AsyncIterator[Editor]:
         pen = Pen(config, pen_id(settings), [table], SystemClock().jitter)
         stack.push_async_callback(pen.close)
         await pen.start()
-        yield Editor(topics.subscriptions, own, index, pen)
+        principal = Principal(actor=actor(), tenant=None, scopes=frozenset(SCOPES))
+        yield Editor(topics, own, index, pen, Asked(principal=principal, at_ms=SystemClock().now_ms()))

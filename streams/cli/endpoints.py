@@ -227,6 +227,7 @@ async def _write(settings: Settings, subscription: Subscription, state: Endpoint
             return [
                 (topics.endpoints_state, key, encode_state(state_header, state), -1, None),
                 (topics.operations, key, encode_operation(header, operation), -1, None),
+                editor.audit(kind.removeprefix("endpoint."), subscription, None, state, "endpoint"),
             ]
 
         await editor.write(subscription.id, decide)

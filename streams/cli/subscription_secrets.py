@@ -63,7 +63,9 @@ def rotate_secret(
     async def main(_: asyncio.Event) -> Subscription:
         async with open_editor(settings) as editor:
             changed = await editor.change(
-                id_, lambda before: keys.seal(rotated(keys.open(before), secret, now_ms, overlap_ms))
+                id_,
+                lambda before: keys.seal(rotated(keys.open(before), secret, now_ms, overlap_ms)),
+                action="secret-rotated",
             )
         if changed is None:
             raise unknown(id_)
@@ -176,7 +178,7 @@ async def _write(editor: Editor, keys: SecretKeys, wanted: Sequence[str]) -> Non
     with steps("sealing", total=len(wanted)) as progress:
         for start in range(0, len(wanted), CHUNK):
             chunk = wanted[start : start + CHUNK]
-            await asyncio.gather(*(editor.change(id_, seal) for id_ in chunk))
+            await asyncio.gather(*(editor.change(id_, seal, action="reencrypted") for id_ in chunk))
             progress.at(start + len(chunk))
 
 

@@ -60,7 +60,7 @@ async def _verify(settings: Settings, id_: str) -> Subscription:
                 raise CommandError(f"{id_} was changed while its endpoint was asked; verify it again")
             return confirmed(present, agreed, SystemClock().now_ms())
 
-        done = await editor.change(id_, edit)
+        done = await editor.change(id_, edit, action="verified")
         if done is None:
             raise unknown(id_)
         return done

@@ -267,6 +267,21 @@ async def test_the_command_line_says_what_is_wrong(cli: Cli) -> None:
     assert "'soon' is not a time such as" in cli.misused("keys", "create", "--operator", "--expires", "soon")
 
 
+async def test_what_commands_change_of_subscriptions_is_in_the_trail_too(cli: Cli) -> None:
+    fields = '{"id": "shop", "tenant": "acme", "url": "https://shop.example/", "event_types": ["*"]}'
+    (made_now,) = cli.lines("subscriptions", "put", "-", "--json", stdin=fields)
+    cli.run("subscriptions", "put", "-", stdin=fields.replace("shop.example", "new.example"))
+    (rotated,) = cli.lines("subscriptions", "rotate-secret", "shop", "--json")
+    cli.run("subscriptions", "delete", "shop")
+    trail = cli.lines("audit-log", "--json", "--kind", "subscription", "--id", "shop")
+    assert [each["action"] for each in trail] == ["deleted", "secret-rotated", "replaced", "created"]
+    assert {(each["tenant"], each["actor"].partition(":")[0]) for each in trail} == {("acme", "cli")}
+    urls = [(each["before"] and each["before"]["url"], each["after"] and each["after"]["url"]) for each in trail]
+    old, new = "https://shop.example/", "https://new.example/"
+    assert urls == [(new, None), (new, new), (old, new), (None, old)]
+    assert not any(secret in str(trail) for secret in (made_now["secret"], rotated["secret"]))
+
+
 async def test_keys_that_ended_long_ago_go_with_the_next_change(settings: Settings, cli: Cli) -> None:
     assert settings.bootstrap is not None
     topic = CompactedTopic(settings.bootstrap, settings.topics.api_keys, create=False)
