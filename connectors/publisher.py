@@ -16,6 +16,7 @@ import asyncio
 import contextlib
 import logging
 import queue
+import re
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
@@ -29,6 +30,8 @@ from schemas.errors import FencedError, RecordTooLargeError, StaleGroupError
 from schemas.frame import Out
 
 logger = logging.getLogger(__name__)
+# librdkafka asks again until the coordinator of transactions is there, which a new cluster takes a moment for.
+logger.addFilter(lambda record: not re.match(r"GETPID .*retrying$", record.getMessage()))
 
 #: How long an abandoned transaction can hold back readers of committed records, where the worker id is not stable.
 TRANSACTION_TIMEOUT_MS = 15_000
