@@ -9,7 +9,7 @@ import asyncio
 import inspect
 import time
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from typing import Any, TypeVar, overload
 
 T = TypeVar("T")
 
@@ -26,9 +26,17 @@ def eventually(condition: Callable[[], T], *, timeout_s: float = 10.0, message: 
     return value
 
 
+@overload
 async def eventually_async(
-    condition: Callable[[], T | Awaitable[T]], *, timeout_s: float = 10.0, message: str = "condition"
-) -> T:
+    condition: Callable[[], Awaitable[T]], *, timeout_s: float = 10.0, message: str = "condition"
+) -> T: ...
+
+
+@overload
+async def eventually_async(condition: Callable[[], T], *, timeout_s: float = 10.0, message: str = "condition") -> T: ...
+
+
+async def eventually_async(condition: Callable[[], Any], *, timeout_s: float = 10.0, message: str = "condition") -> Any:
     """`eventually` for coroutines: the event loop runs between two looks; `condition` may be awaitable."""
     deadline = time.monotonic() + timeout_s
     while True:

@@ -574,9 +574,7 @@ async def test_classic_groups(classic: Cluster, prefix: str, group: str, caplog:
         await feed(b"z")
         await eventually_async(lambda: first.values().count(b"z") == 4)
         assert b"x" not in second.values()
-        for name, partition in everything:
-            key = (name, partition)
-            await eventually_async(lambda key=key: committed(classic.bootstrap, group, *key)[0] == 3)  # type: ignore[misc]
+        await eventually_async(lambda: all(committed(classic.bootstrap, group, *key)[0] == 3 for key in everything))
     assert (first.values() + second.values()).count(b"y") == 4
 
 

@@ -8,7 +8,7 @@ import hashlib
 import hmac
 import io
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -286,8 +286,7 @@ async def test_while_the_broker_is_down_providers_are_told_to_come_again(tmp_pat
             async def accepted() -> bool:
                 return await api.post("/v1/sources/gh", request.headers, request.body) == 202
 
-            soon: Callable[[], Awaitable[bool]] = accepted
-            await eventually_async(soon, timeout_s=60)
+            await eventually_async(accepted, timeout_s=60)
             assert [each.type for each in events(settings)] == ["github.issues.opened"]
 
 
