@@ -163,6 +163,9 @@ async def test_the_command_says_when_it_is_ready_and_stops_in_order(settings: Se
             assert await nobody.get("/v1/health/ready") == {"status": "ok"}
             await nobody.get("/v1/subscriptions", 401)
             assert (await nobody.get("/v1/openapi.json"))["openapi"] == "3.1.0"
+            offered = await nobody.get("/.well-known/webhooks")
+            assert "standard" in offered["formats"]
+            await nobody.get(offered["subscriptions"], 401)
         started.process.send_signal(signal.SIGTERM)
         started.ends(0)
     assert "stopping in order" in started.err.read_text()
