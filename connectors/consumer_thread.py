@@ -37,6 +37,7 @@ class ConsumerThread:
         self._closing = threading.Lock()  # between the last look at the calls and the first refusal
         self._closed = False
         self.halted = threading.Event()
+        self.turns = 0  # signs of life: turns taken, and looks at the calls while one waits
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
     def start(self) -> None:
@@ -56,12 +57,22 @@ class ConsumerThread:
 
     def serve(self) -> None:
         """Make the calls that were asked for. On the thread only: before each turn, and where a turn waits."""
+        self.turns += 1
         while not self._calls.empty():
             call, future = self._calls.get()
             try:
                 future.set_result(call(self.consumer))
             except Exception as error:  # noqa: BLE001 - it is the caller's
                 future.set_exception(error)
+
+    @property
+    def name(self) -> str:
+        return self._thread.name
+
+    @property
+    def alive(self) -> bool:
+        """Whether the thread runs."""
+        return self._thread.is_alive()
 
     def halt(self) -> None:
         """Take no more turns; `join` waits for the consumer to be closed."""

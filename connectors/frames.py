@@ -334,6 +334,11 @@ class FrameConsumer(FaustConsumer):
         epoch = self._epochs.get(key)
         return epoch.ledger if epoch is not None else None
 
+    @property
+    def threads(self) -> Sequence[ConsumerThread]:
+        """The two, once the group was joined."""
+        return [thread for thread in (self._member, self._fetcher) if thread is not None]
+
     def group_metadata(self) -> object:
         """What a transactional producer needs to commit offsets as this member, as of the last poll. RuntimeError
         before joining."""

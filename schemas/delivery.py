@@ -255,6 +255,23 @@ def _skip_facts(value: bytes, at: int) -> int:
     return at
 
 
+def received_ms(facts: bytes) -> int:
+    """When the event was received, of a delivery's `facts`."""
+    at = 0
+    for _ in range(3):
+        twice = facts[at]
+        if twice & 0x81:
+            length, at = get_long(facts, at)
+            at += length
+        else:
+            at += 1 + (twice >> 1)
+    if int.from_bytes(facts[at : at + 12], "little") & _TWO_TIMES_MASK == _TWO_TIMES:
+        a, b, c, d, e, f = facts[at + 6 : at + 12]  # the second of two varints of six bytes, seven bits in each
+        return (a & 127 | (b & 127) << 7 | (c & 127) << 14 | (d & 127) << 21 | (e & 127) << 28 | f << 35) >> 1
+    _, at = get_long(facts, at)
+    return get_long(facts, at)[0]
+
+
 def _read_headers(value: bytes, at: int) -> tuple[tuple[tuple[str, str], ...], int]:
     headers: dict[str, str] = {}  # as Avro reads a map: the last of equal names counts
     while True:

@@ -23,9 +23,11 @@ from connectors.admin import ClusterError, check_topics
 from connectors.aiohttp_sender import AiohttpSender
 from connectors.clock import SystemClock
 from connectors.compacted import TableError
+from connectors.end_offsets import EndOffsets
 from connectors.endpoints import EndpointTable
 from connectors.http_sender import HttpSender
 from connectors.log_reader import KafkaLogReader
+from connectors.metrics_server import MetricsServerError, metrics_served
 from connectors.paired_publisher import PairedPublisher
 from connectors.plain_publisher import PlainPublisher
 from connectors.subscriptions import SubscriptionsTable
@@ -56,6 +58,7 @@ from streams.wiring import (
     own_kafka,
     register_own_schemas,
 )
+from streams.worker_metrics import WorkerMetrics
 
 logger = logging.getLogger(__name__)
 
@@ -102,6 +105,11 @@ class Worker:
         self._on_ready = on_ready
         self._clock = SystemClock()
         self._failure: asyncio.Future[None] | None = None
+        self.metrics: WorkerMetrics | None = None  # where they are shown
+        self.metrics_url = ""
+        if settings.metrics_port is not None:
+            self.metrics = WorkerMetrics(settings, self.counters, self._clock)
+            self.metrics.roles = self.roles
 
     async def run(self, stop: asyncio.Event) -> None:
         """Start, work until `stop` is set, and stop in order. WorkerError when it cannot start or go on."""
@@ -109,13 +117,28 @@ class Worker:
         topics = self.settings.topics
         async with contextlib.AsyncExitStack() as stack:
             try:
+                await self._show(stack)
                 table, parts = await self._start(stack, topics)
                 await self._wait(stop, table, parts)
             except KafkaException as error:
                 raise WorkerError(f"Kafka: {error.args[0].str()}") from None
             except (ClusterError, TableError, RegistryUnavailableError, FencedError, RecordTooLargeError) as error:
                 raise WorkerError(str(error)) from None
+            except MetricsServerError as error:
+                raise WorkerError(str(error)) from None
         logger.info("stopped; %s", line(self.counters))
+
+    async def _show(self, stack: contextlib.AsyncExitStack) -> None:
+        """Metrics and health, before all else: they tell why the rest has not started yet."""
+        metrics, port = self.metrics, self.settings.metrics_port
+        if metrics is None or port is None:
+            return
+        self.metrics_url = await stack.enter_async_context(
+            metrics_served(metrics.shown(), self.settings.metrics_host, port)
+        )
+        metrics.ends = EndOffsets(client_config(self.settings), metrics.places)
+        following = asyncio.create_task(metrics.ends.follow(), name="end-offsets")
+        stack.callback(following.cancel)
 
     async def _start(self, stack: contextlib.AsyncExitStack, topics: Topics) -> tuple[SubscriptionsTable, list[Part]]:
         """Start what all roles share, then each role. The stack undoes it in the opposite order."""
@@ -138,6 +161,9 @@ class Worker:
         stack.push_async_callback(table.stop)
         await table.start()
         logger.info("the subscriptions table has caught up: %s subscriptions", len(table))
+        metrics = self.metrics
+        if metrics is not None:
+            metrics.table, metrics.table_trouble = table, lambda: table.trouble
         parts: list[Part] = []
         for role in self.roles:
             if role == "fan-out":
@@ -147,6 +173,9 @@ class Worker:
             parts.append(part)
             await part.start()
             stack.push_async_callback(part.stop)
+            if metrics is not None:
+                metrics.parts.append(part)
+                stack.callback(metrics.parts.remove, part)  # while it stops, it is neither ready nor dead
         _spare_the_collector()
         return table, parts
 
@@ -194,6 +223,8 @@ class Worker:
     def _fan_out(self, topics: Topics, table: SubscriptionsTable, registry: Registry, schema_ids: OwnSchemas) -> Part:
         part = Part(self.settings, "fan-out", self._fail)
         stage = FanOut(topics, table, registry, part.settler, self._clock, self.counters, schema_ids)
+        if self.metrics is not None:
+            self.metrics.fan_out = stage
         part.listen("fan-out", [topics.events], stage.process)
         check = SubscriptionCheck(topics, registry, part.settler, self.counters)
         part.listen("subscriptions", [topics.subscriptions], check.process)
@@ -237,7 +268,10 @@ class Worker:
                 tenant_weights=settings.tenant_weights,
                 circuit=BreakerPolicy(requests_min=settings.circuit_results_min or NEVER),
             ),
+            meter=None if self.metrics is None else self.metrics.meter,
         )
+        if self.metrics is not None:
+            self.metrics.dispatch = stage
         watching = asyncio.create_task(keys.watch(stage.keys_changed), name="secret-keys")
         stack.callback(watching.cancel)
         part.on_give_up = stage.give_up
@@ -314,7 +348,7 @@ class Part:
         """Let what is under way end and be settled, leave the group, let go."""
         drain_s = self.settings.drain_s
         if self.settling is not None and not self.settling.done():
-            self._consumer.quiesce()
+            self.consumer.quiesce()
             try:
                 async with asyncio.timeout(drain_s + 5):
                     if self.on_stop is not None:
@@ -329,7 +363,8 @@ class Part:
         await self.publisher.close()
 
     @property
-    def _consumer(self) -> frames.FrameConsumer:
+    def consumer(self) -> frames.FrameConsumer:
+        """The app's, once it has started."""
         return cast(frames.FrameConsumer, self.app.consumer)
 
     def _new_ledger(self, topic: str, partition: int, position: int, metadata: str | None) -> OffsetLedger:
@@ -337,21 +372,21 @@ class Part:
 
     def ledger(self, topic: str, partition: int) -> OffsetLedger | None:
         """Of the partition's present epoch; None when it is not ours, or nothing of it was ever committed or read."""
-        return self._consumer.ledger(topic, partition)
+        return self.consumer.ledger(topic, partition)
 
     def hold(self, topic: str, partition: int) -> None:
         """Pause a partition's fetching."""
-        self._consumer.hold(topic, partition)
+        self.consumer.hold(topic, partition)
 
     def release(self, topic: str, partition: int) -> None:
         """Resume it."""
-        self._consumer.release(topic, partition)
+        self.consumer.release(topic, partition)
 
     def _group_metadata(self) -> object:
-        return self._consumer.group_metadata()
+        return self.consumer.group_metadata()
 
     def _commit_soon(self, offsets: Sequence[tuple[str, int, int, str]]) -> None:
-        self._consumer.commit_soon(offsets)
+        self.consumer.commit_soon(offsets)
 
     async def _on_assigned(self, *_: Any, **__: Any) -> None:
         self.assigned.set()

@@ -16,7 +16,7 @@ import asyncio
 import heapq
 import logging
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
 from typing import assert_never
 
@@ -40,6 +40,7 @@ from streams.core.retry import HOLD_MS_MIN, parse_retry_after_ms, slack_ms, tier
 from streams.core.verdict import Dead, Interrupted, RetryAt, judge, succeeded
 from streams.counters import Counters
 from streams.lanes import Intake, Job, Lane
+from streams.meter import Meter
 from streams.parking import Parking
 from streams.ports import Clock, EndpointTable, LogReader, Opener, Sender, SubscriptionTable
 from streams.quarantine import quarantined
@@ -127,10 +128,12 @@ class Dispatch:
         token_sender: Sender | None = None,
         worker: str = "worker",
         limits: DispatchLimits = DispatchLimits(),  # noqa: B008 - frozen
+        meter: Meter | None = None,
     ) -> None:
         """`hold` and `release` pause and resume the fetching of a partition, `ledger` is that of its present epoch,
         and `opener` opens the secrets of a subscription when its lane adopts it. `token_sender` POSTs to OAuth2 token
-        endpoints, and hands over more of an answer (`streams/core/oauth2.py`); default: `sender`."""
+        endpoints, and hands over more of an answer (`streams/core/oauth2.py`); default: `sender`. `meter` measures what
+        is sent; None costs nothing."""
         self._topics = topics
         self._holds = {name: hold_ms for hold_ms, name in topics.tiers.items()}
         self._table = table
@@ -148,6 +151,7 @@ class Dispatch:
         self._locked: set[str] = set()  # subscriptions whose secrets do not open, of which the log has told
         self._worker = worker
         self._limits = limits
+        self._meter = meter
         self._parking = Parking(
             reader, counters, appetite=self._appetite, taken=self._taken, seen=self._seen, gone=self._gone
         )
@@ -360,6 +364,8 @@ class Dispatch:
         self._admitted_bytes += len(delivery.body)
         subscription = self._table.get(delivery.subscription_id)
         job = Job(delivery, intake, record.offset())
+        if delivery.attempt and self._meter is not None:  # another worker, or a life before, may have seen it fail
+            self._meter.failed(delivery, intake.partition)
         if subscription is None:
             self._cancel(job, now_ms)
         elif subscription.state == "disabled":
@@ -680,6 +686,12 @@ class Dispatch:
         # that an endpoint is disabled, its owner could not undo.
         notes = self._observe(lane, started_ms, result) if any(job.intake.ledger.live for job in jobs) else ()
         ok = succeeded(result)
+        meter = self._meter
+        if meter is not None:
+            meter.answered(result)
+            for job in jobs:
+                if job.intake.ledger.live:
+                    meter.attempted(job.delivery, job.intake.partition, started_ms, result, ok)
         for job in jobs:
             job.intake.in_flight -= 1
             if not job.intake.ledger.live:
@@ -723,6 +735,8 @@ class Dispatch:
                 self._finish(job, (attempt, self._again(lane, job, later, now_ms), *notes), again=True)
             case Dead(reason):
                 self._counters[f"dead:{reason}"] += 1
+                if self._meter is not None:
+                    self._meter.over(delivery)
                 outcome = "exhausted" if reason == "exhausted" else "rejected"
                 last = after(delivery, number, 0, started_ms, result)
                 letter = records.dead_letter(last, reason, result.detail or "", now_ms)
@@ -1286,12 +1300,16 @@ class Dispatch:
     def _cancel(self, job: Job, now_ms: int) -> None:
         """The subscription is gone."""
         self._counters["cancelled"] += 1
+        if self._meter is not None:
+            self._meter.over(job.delivery)
         end = self._records.end(job.delivery, "cancelled", now_ms, "the subscription was deleted")
         self._finish(job, (end,))
 
     def _bury(self, job: Job, now_ms: int, reason: str, detail: str) -> None:
         """A dead letter without an attempt."""
         self._counters[f"dead:{reason}"] += 1
+        if self._meter is not None:
+            self._meter.over(job.delivery)
         end = self._records.end(job.delivery, "rejected", now_ms, detail)
         self._finish(job, (end, self._records.dead_letter(job.delivery, reason, detail, now_ms)))
 
@@ -1327,6 +1345,21 @@ class Dispatch:
     def in_flight(self) -> int:
         """POSTs under way."""
         return self._in_flight
+
+    @property
+    def lanes(self) -> Collection[Lane]:
+        """Of the endpoints in use, for who measures them."""
+        return self._lanes.values()
+
+    @property
+    def intakes(self) -> Collection[Intake]:
+        """Of the partitions that are this worker's, for who measures them."""
+        return self._intakes.values()
+
+    def parked_since(self) -> Iterable[tuple[str, int]]:
+        """(subscription id, milliseconds since the epoch) at or before which the oldest of what is parked was parked,
+        for who measures it."""
+        return self._parking.waiting()
 
     async def give_up(self, partitions: Iterable[tuple[str, int]], deadline_s: float) -> None:
         """Wait for the POSTs under way of these partitions to end and be settled, up to a deadline; forget the rest.
@@ -1378,6 +1411,8 @@ class Dispatch:
                     self._drop(job)
         self._fair.keep(lambda lane: bool(lane.fresh or lane.late) or self._not_ready(lane))
         partitions = {intake.partition for intake in intakes}
+        if self._meter is not None:
+            self._meter.forget(partitions)
         for name, lane in list(self._lanes.items()):  # should they come back, their stored health counts
             if not (lane.held or lane.keys or lane.in_flight or self._parking.holders(name)):
                 self._lanes.pop(name).cancel_timers()

@@ -59,6 +59,7 @@ class FanOut:
         self._versions = Versions(registry, topics.events, clock, counters)
         self._decoders: dict[int, EventDecoder] = {}
         self._targets: dict[tuple[str, str], Targets] = {}
+        self.matched = 0  # events that a subscription asks for, ever
 
     async def process(self, frame: Frame) -> None:
         """Plan a frame and hand it to the settler; waits for room there."""
@@ -114,6 +115,7 @@ class FanOut:
         if not targets.count:
             self._counters["unmatched"] += 1
             return []
+        self.matched += 1
         views: Callable[[int], View]
         if versioned:
             views = self._versions.views(schema_id, value, event.data)

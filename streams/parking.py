@@ -16,7 +16,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from schemas.frame import OffsetLedger, Record
 from streams.core.parked import FENCE, Lot, Order, ParkedLog, finished_by, order_of
@@ -105,6 +105,14 @@ class Parking:
         subscription_id = _name(record.key())
         if log.saw_finished(record.offset(), subscription_id, *marker):
             self._gone(intake, subscription_id, marker[0], order_of(headers))
+
+    def waiting(self) -> Iterator[tuple[str, int]]:
+        """(subscription id, timestamp) of a record at least as old as what each has parked and not read."""
+        for intake in self._intakes.values():
+            assert intake.log is not None
+            for name, lot in intake.log.lots.items():
+                if lot.since_ms and (lot.unread or lot.opened or lot.ordered):
+                    yield name, lot.since_ms
 
     def intake(self, partition: int) -> Intake | None:
         """Where the partition's log is followed."""

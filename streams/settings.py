@@ -189,6 +189,21 @@ class Settings(BaseSettings):
     trusted_proxies: Texts = Field(
         default=(), description="networks (CIDR) of proxies before the API, whose forwarding headers are believed"
     )
+    metrics_port: int | None = Field(
+        default=None,
+        ge=0,
+        le=65_535,
+        description="where /metrics, /livez and /readyz answer; 0 takes a free port; default: nowhere, at no cost",
+    )
+    metrics_host: str = Field(
+        default="127.0.0.1", min_length=1, description="the address for them; they ask nobody who they are"
+    )
+    metrics_subscriptions_max: int = Field(
+        default=50,
+        ge=0,
+        le=10_000,
+        description="subscriptions with metrics of their own: those that are furthest behind",
+    )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
 
     @field_validator(
@@ -196,13 +211,13 @@ class Settings(BaseSettings):
         *("kafka_password_file", "kafka_ca_file", "kafka_cert_file", "kafka_key_file", "kafka_key_password"),
         *("kafka_oidc_token_url", "kafka_oidc_scope"),
         *("bootstrap", "registry_url", "registry_users", "schemas", "secret_keys_file", "proxy"),
-        *("portal_secret", "portal_url"),
+        *("portal_secret", "portal_url", "metrics_port"),
         mode="before",
     )
     @classmethod
     def _empty_is_none(cls, value: object) -> object:
         """An empty variable, as compose files leave it, is one that is not set."""
-        return value or None
+        return None if value == "" else value
 
     @classmethod
     def settings_customise_sources(

@@ -27,6 +27,7 @@ MODULES = (
     "streams/kafka_security.py",
     "streams/lanes.py",
     "streams/lookup.py",
+    "streams/meter.py",
     "streams/parking.py",
     "streams/ports.py",
     "streams/quarantine.py",
@@ -42,6 +43,7 @@ MODULES = (
     "streams/verifier.py",
     "streams/versions.py",
     "streams/wiring.py",
+    "streams/worker_metrics.py",
 )
 
 

@@ -1,0 +1,82 @@
+"""What the delivery stage measures: cheap counts at each answer, and which deliveries failed and are not over.
+
+One for each worker that shows metrics; a worker that does not has none and pays a look at None. Counts are integers in
+slots: no names and no labels are looked up for a delivery. This file publishes nothing and reads no clock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+
+from schemas.delivery import Delivery, received_ms
+from schemas.metrics import AGE_MS, REQUEST_US, Histogram
+from schemas.post import PostResult
+
+#: Failed deliveries that are remembered for each subscription, the oldest known; and for how many subscriptions.
+FAILED_MAX = 64
+SUBSCRIPTIONS_MAX = 5_000
+
+
+class Meter:
+    """Call its methods on the event loop only."""
+
+    __slots__ = ("_failed", "attempt", "causes", "delivered", "first_attempt", "statuses")
+
+    def __init__(self) -> None:
+        self.statuses = [0] * 10  # by the first digit; the first is of those without an answer
+        self.causes: dict[str, int] = {}
+        self.attempt = Histogram(REQUEST_US, 1_000_000)
+        self.first_attempt = Histogram(AGE_MS, 1_000)
+        self.delivered = Histogram(AGE_MS, 1_000)
+        # By subscription, then by delivery id: (when the event was received, the partition).
+        self._failed: dict[str, dict[str, tuple[int, int]]] = {}
+
+    def answered(self, result: PostResult) -> None:
+        """A POST ended."""
+        self.statuses[result.status // 100] += 1
+        self.attempt.observe(result.duration_us)
+        if result.cause is not None:
+            self.causes[result.cause] = self.causes.get(result.cause, 0) + 1
+
+    def attempted(self, delivery: Delivery, partition: int, started_ms: int, result: PostResult, ok: bool) -> None:
+        """What that says of one delivery: accepted or not."""
+        received = received_ms(delivery.facts)
+        if delivery.attempt == 0:
+            self.first_attempt.observe(max(started_ms - received, 0))
+        if ok:
+            self.delivered.observe(max(started_ms - received + result.duration_us // 1_000, 0))
+            if delivery.attempt:
+                self.over(delivery)
+        else:
+            self.failed(delivery, partition)
+
+    def failed(self, delivery: Delivery, partition: int) -> None:
+        """It was attempted, and is not over. The first ones are kept, which are the oldest but for what comes back
+        after a restart."""
+        of = self._failed.get(delivery.subscription_id)
+        if of is None:
+            if len(self._failed) >= SUBSCRIPTIONS_MAX:
+                return
+            of = self._failed[delivery.subscription_id] = {}
+        if len(of) < FAILED_MAX and delivery.id not in of:
+            of[delivery.id] = received_ms(delivery.facts), partition
+
+    def over(self, delivery: Delivery) -> None:
+        """It will not be attempted again."""
+        of = self._failed.get(delivery.subscription_id)
+        if of is not None and of.pop(delivery.id, None) is not None and not of:
+            del self._failed[delivery.subscription_id]
+
+    def forget(self, partitions: Collection[int]) -> None:
+        """They are another worker's now."""
+        for subscription_id, of in list(self._failed.items()):
+            kept = {id_: known for id_, known in of.items() if known[1] not in partitions}
+            if kept:
+                self._failed[subscription_id] = kept
+            else:
+                del self._failed[subscription_id]
+
+    def oldest_failed(self) -> Iterator[tuple[str, int]]:
+        """(subscription id, when the oldest event that it failed to take was received)."""
+        for subscription_id, of in self._failed.items():
+            yield subscription_id, min(received for received, _ in of.values())

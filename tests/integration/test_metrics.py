@@ -1,0 +1,184 @@
+"""What a worker shows of itself on a real Kafka: its numbers after a bad day, and its health from start to end."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from pathlib import Path
+
+import pytest
+
+from connectors.local_kafka import Cluster
+from streams.app import Worker
+from streams.wiring import WorkerError
+from tests.helpers import eventually_async
+from tests.integration.sink import Sink
+from tests.integration.workers import BOTH, PARTITIONS, Site
+from tests.metrics import Scraped, named, page, scrape, value
+
+
+def shown(worker: Worker) -> str:
+    assert worker.metrics_url
+    return worker.metrics_url
+
+
+async def test_the_numbers_of_a_bad_day(kafka: Cluster, prefix: str) -> None:
+    site = await Site.made(kafka.bootstrap, prefix, metrics_port=0, metrics_subscriptions_max=2, circuit_results_min=5)
+    async with Sink().running() as sink:
+        late = {"retry_schedule_ms": (60_000,)}
+        site.subscribe("fine", sink.url("/fine"))
+        site.subscribe("down", sink.url("/status/500"), **late)
+        site.subscribe("nobody", "http://127.0.0.1:1024/", **late)
+        site.subscribe("gone", sink.url("/status/410"), max_in_flight=1)
+        site.subscribe("paused", sink.url("/paused"), state="paused")
+        site.subscribe("picky", sink.url("/picky"), filter={"n": [2]})
+        async with site.worker() as worker:
+            found: Scraped = {}
+            site.send([f"evt_{number}" for number in range(12)])
+            site.send(["evt_other"], "invoice.paid")
+            site.write(site.topics.events, [(b"k", b"no event")])
+
+            async def all_counted() -> bool:
+                found.clear()
+                found.update(await scrape(shown(worker)))
+                return bool(
+                    value(found, "distributary_deliveries_total", outcome="delivered") == 12
+                    and value(found, "distributary_dead_letters_total", reason="disabled") == 11
+                    and value(found, "distributary_circuits", state="open") == 2
+                    and value(found, "distributary_parked_total") >= 12
+                    and value(found, "distributary_in_flight") == 0
+                    and value(found, "distributary_retry_depth_records", tier="30s")
+                    and value(found, "distributary_retry_oldest_seconds", tier="30s")
+                )
+
+            await eventually_async(all_counted, timeout_s=40)
+            assert await page(f"{shown(worker)}/readyz") == (200, "ok\n")
+            assert await page(f"{shown(worker)}/livez") == (200, "ok\n")
+    groups = {role: site.settings.group(role) for role in BOTH}
+    events = {
+        "distributary_events_total": 14,
+        "distributary_events_matched_total": 12,
+        "distributary_events_unmatched_total": 1,
+        "distributary_deliveries_planned_total": 60,
+        "distributary_deliveries_filtered_total": 12,
+        "distributary_subscriptions": 6,
+    }
+    assert {name: value(found, name) for name in events} == events
+    assert value(found, "distributary_quarantined_total", reason="bad_magic") or named(
+        found, "distributary_quarantined_total"
+    )
+    assert value(found, "distributary_dead_letters_total", reason="gone") == 1
+    attempts = {labels[0][1]: number for labels, number in named(found, "distributary_attempts_total").items()}
+    assert attempts["2xx"] == 12
+    assert attempts["4xx"] == 1
+    assert attempts["5xx"] >= 5
+    assert attempts["none"] >= 5
+    assert value(found, "distributary_attempt_failures_total", cause="connect_failed") == attempts["none"]
+    assert value(found, "distributary_attempt_seconds_count") == sum(attempts.values())
+    assert value(found, "distributary_first_attempt_seconds_count") == sum(attempts.values())
+    assert value(found, "distributary_delivered_seconds_count") == 12
+    assert value(found, "distributary_delivered_seconds_sum") < 12 * 60
+    outcomes = {labels[0][1]: number for labels, number in named(found, "distributary_deliveries_total").items()}
+    assert outcomes == {
+        "delivered": 12,
+        "retryable": attempts["5xx"] + attempts["none"],
+        "cancelled": 0,
+        "exhausted": 0,
+        "rejected": 12,
+    }
+    assert value(found, "distributary_circuits", state="disabled") == 1
+    assert value(found, "distributary_circuit_changes_total", to="opened") == 2
+    oldest = named(found, "distributary_oldest_undelivered_seconds")
+    assert len(oldest) == 2  # of three that have something waiting
+    assert {labels[0][1] for labels in oldest} <= {"down", "nobody", "paused"}
+    assert all(0 < age < 300 for age in oldest.values())
+    for group in groups.values():
+        assert value(found, "distributary_transactions_total", group=group, result="written") >= 1
+        assert value(found, "distributary_transaction_seconds_count", group=group) >= 1
+        assert value(found, "distributary_rebalances_total", group=group) >= 1
+        assert value(found, "distributary_assigned_partitions", group=group) >= PARTITIONS
+    assert (("group", groups["fan-out"]), ("topic", site.topics.events)) in named(
+        found, "distributary_consumer_lag_records"
+    )
+
+
+async def test_not_ready_until_the_table_and_the_partitions_are_there(kafka: Cluster, prefix: str) -> None:
+    site = await Site.made(kafka.bootstrap, prefix, metrics_port=0)
+    worker, stop = Worker(site.settings, BOTH), asyncio.Event()
+    running = asyncio.create_task(worker.run(stop))
+    said: list[str] = []
+    try:
+        await eventually_async(lambda: worker.metrics_url or running.done(), timeout_s=30)
+
+        async def ready() -> bool:
+            status, text = await page(f"{worker.metrics_url}/readyz")
+            said.append(text)
+            return status == 200
+
+        await eventually_async(ready, timeout_s=30)
+        assert said[0] == "the subscriptions table has not caught up yet\n"
+        assert worker.metrics is not None
+        assert worker.metrics.table is not None
+        assert all(part.consumer.assignment() for part in worker.metrics.parts)
+    finally:
+        stop.set()
+        await asyncio.wait_for(running, 30)
+    with pytest.raises(OSError, match="refused"):
+        await page(f"{worker.metrics_url}/livez")
+
+
+async def test_who_has_no_partitions_is_not_ready(kafka: Cluster, prefix: str) -> None:
+    site = await Site.made(kafka.bootstrap, prefix, metrics_port=0, partitions=1)
+    async with site.worker(["fan-out"]) as first:
+        second, stop = Worker(site.settings, ["fan-out"]), asyncio.Event()
+        running = asyncio.create_task(second.run(stop))
+        try:
+
+            async def one_is_idle() -> bool:
+                if not second.metrics_url:
+                    return False
+                pages = [await page(f"{each.metrics_url}/readyz") for each in (first, second)]
+                idle = (503, f"no partitions of {site.settings.group('fan-out')} are assigned to this worker\n")
+                return idle in pages and await page(f"{second.metrics_url}/livez") == (200, "ok\n")
+
+            await eventually_async(one_is_idle, timeout_s=30)
+        finally:
+            stop.set()
+            await asyncio.wait_for(running, 30)
+
+
+@pytest.mark.parametrize("which", [0, 1], ids=["member", "fetcher"])
+async def test_dead_when_a_poll_thread_stops(kafka: Cluster, prefix: str, which: int) -> None:
+    site = await Site.made(kafka.bootstrap, prefix, metrics_port=0)
+    async with site.worker(["fan-out"]) as worker:
+        metrics = worker.metrics
+        assert metrics is not None
+        metrics.stuck_s = 0.5
+        thread = metrics.parts[0].consumer.threads[which]
+
+        async def says(*expected: object) -> bool:
+            status, text = await page(f"{shown(worker)}/livez")
+            return (status, *[each for each in expected[1:] if str(each) in text]) == expected
+
+        assert await says(200)
+        released = threading.Event()
+        try:
+            thread.call(lambda _: released.wait(60))  # as a call that Kafka never answers
+            await eventually_async(lambda: says(503, f"the thread {thread.name} has not polled"), timeout_s=30)
+            assert (await page(f"{shown(worker)}/readyz"))[0] == 503
+        finally:
+            released.set()
+        await eventually_async(lambda: says(200), timeout_s=30)
+        thread.halt()  # ends, and the worker does not notice
+        await eventually_async(lambda: says(503, f"the thread {thread.name} has ended"), timeout_s=30)
+
+
+async def test_a_worker_whose_port_is_taken_says_so(kafka: Cluster, prefix: str, tmp_path: Path) -> None:
+    site = await Site.made(kafka.bootstrap, prefix, metrics_port=0)
+    async with site.worker(["fan-out"]) as worker:
+        port = int(shown(worker).rsplit(":", 1)[1])
+        taken = site.settings.model_copy(update={"metrics_port": port})
+        with pytest.raises(WorkerError, match=f"port {port} of 127.0.0.1"):
+            await Worker(taken, ["fan-out"]).run(asyncio.Event())
+    off = site.settings.model_copy(update={"metrics_port": None})
+    assert Worker(off, BOTH).metrics is None
