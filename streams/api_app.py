@@ -41,7 +41,7 @@ from connectors.clock import SystemClock
 from connectors.endpoints import EndpointTable
 from connectors.event_feed import EventFeed
 from connectors.event_types import EventTypeTable
-from connectors.history import KafkaHistory
+from connectors.history.topic import KafkaHistory
 from connectors.ingest import Ingest, IngestLimits, kafka_ingest
 from connectors.key_desk import KeyDesk
 from connectors.newest import NewestFirst

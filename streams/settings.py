@@ -204,6 +204,15 @@ class Settings(BaseSettings):
         le=10_000,
         description="subscriptions with metrics of their own: those that are furthest behind",
     )
+    history: str | None = Field(
+        default=None,
+        repr=False,
+        description="the database of attempts: sqlite:///file, sqlite:////folder/file, postgresql://user@host/database",
+    )
+    history_days: float = Field(default=30.0, gt=0, le=36_500, description="how long attempts are kept in it")
+    history_attempts_max: int = Field(
+        default=20_000_000, ge=1, description="how many attempts are kept in it, of half a KiB each"
+    )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
 
     @field_validator(
@@ -211,7 +220,7 @@ class Settings(BaseSettings):
         *("kafka_password_file", "kafka_ca_file", "kafka_cert_file", "kafka_key_file", "kafka_key_password"),
         *("kafka_oidc_token_url", "kafka_oidc_scope"),
         *("bootstrap", "registry_url", "registry_users", "schemas", "secret_keys_file", "proxy"),
-        *("portal_secret", "portal_url", "metrics_port"),
+        *("portal_secret", "portal_url", "metrics_port", "history"),
         mode="before",
     )
     @classmethod

@@ -12,6 +12,8 @@ from typing import Any, Literal
 from connectors.address_guard import AddressGuard
 from connectors.admin import broker_places
 from connectors.clock import SystemClock
+from connectors.history.sql_store import SqlStore
+from connectors.history.stores import open_store
 from connectors.own_listeners import find_listeners, place, place_of_url
 from connectors.registry import registry_from
 from connectors.registry_client import ConfluentRegistry
@@ -87,6 +89,18 @@ async def make_guard(settings: Settings, listening: Sequence[tuple[str, int]] = 
 def pen_id(settings: Settings) -> str:
     """The transactional id of whoever changes what the control plane holds (`connectors/pen.py`)."""
     return f"{settings.prefix}distributary.control"
+
+
+#: Where attempts are kept when nothing is said.
+HISTORY = "sqlite:///distributary-history.db"
+
+
+def history_store(settings: Settings) -> SqlStore:
+    """The database of attempts. WorkerError when its URL is none."""
+    try:
+        return open_store(settings.history or HISTORY, SystemClock().monotonic)
+    except ValueError as error:
+        raise WorkerError(f"the setting history is wrong: {error}; correct it") from None
 
 
 def make_registry(settings: Settings) -> FolderRegistry | ConfluentRegistry:

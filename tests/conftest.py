@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from connectors.local_kafka import Cluster, kafka_cluster
+from tests.postgres import new_database, postgres_server
 
 #: Names the Kafka of a run of several processes (tests/__main__.py). No setting: what a test starts must be told of it.
 BOOTSTRAP = "TESTS_BOOTSTRAP"
@@ -31,3 +32,18 @@ def new_prefix() -> str:
 def prefix() -> str:
     """One for the test."""
     return new_prefix()
+
+
+@pytest.fixture(scope="session")
+def postgres_url() -> Iterator[str]:
+    """A real PostgreSQL, of this process's own."""
+    with postgres_server() as url:
+        if url is None:
+            pytest.skip("there is neither a `postgres` on this machine nor a Docker engine")
+        yield url
+
+
+@pytest.fixture
+def database(postgres_url: str) -> str:
+    """The URL of a database that nobody else has."""
+    return new_database(postgres_url, f"d{uuid.uuid4().hex[:12]}")

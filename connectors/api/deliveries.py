@@ -1,7 +1,7 @@
 """What became of deliveries: /v1/subscriptions/{id}/attempts and /deliveries, /v1/deliveries/{id}.
 
 Newest first. Pages are found by looking back through a log, within bounds: one may hold few or no items and still have
-a `next`; `partial` says that. Where the log is kept is not this file's matter (`connectors/history.py`).
+a `next`; `partial` says that. Where the log is kept is not this file's matter (`connectors/history/`).
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ import base64
 import binascii
 import datetime
 import re
-from collections.abc import Callable
+import struct
+from collections.abc import Callable, Sequence
 from hashlib import blake2b
 from typing import Annotated, Any
 
@@ -20,7 +21,7 @@ from msgspec import Meta
 from connectors.api.problems import Fault, ProblemError, not_found
 from connectors.api.routes import Answer, Call, Reply, Route
 from connectors.api.subscriptions import found
-from connectors.history import History, HistoryPage, HistoryUnavailableError, LoggedAttempt, Wants
+from connectors.history.attempts import History, HistoryPage, HistoryUnavailableError, LoggedAttempt, Place, Wants
 from schemas.delivery import OUTCOMES
 from schemas.subscription import ID_PATTERN
 
@@ -29,7 +30,7 @@ LIMIT_MAX = 200
 CARRIED_MAX = 256
 DELIVERY_ID_PATTERN = re.compile(r"[A-Za-z0-9_-]{1,128}")
 _MARK_BYTES = 8
-_POSITION_BYTES = 8
+_PLACE = struct.Struct(">qqq")
 
 
 class Past:
@@ -126,7 +127,7 @@ class DeliveryHistory(msgspec.Struct, kw_only=True):
 async def list_attempts(call: Call) -> Reply:
     """Of one subscription."""
     before, _ = _position(call.query.cursor)
-    page = await _page(call, _filter(call.query), before)
+    page = await _page(call, _filter(call.query), before, outcomes=call.query.outcome)
     following = None if page.next is None else _cursor(page.next, [])
     return Reply(AttemptsPage(items=[_attempt(each) for each in page.attempts], next=following, partial=page.partial))
 
@@ -182,7 +183,7 @@ async def get_delivery(call: Call) -> Reply:
     return Reply(DeliveryHistory(delivery=_delivery(first), attempts=views, partial=partial))
 
 
-async def _page(call: Call, wants: Wants, before: int | None) -> HistoryPage:
+async def _page(call: Call, wants: Wants, before: Place | None, outcomes: Sequence[str] = ()) -> HistoryPage:
     query: PastQuery = call.query
     subscription = found(call)
     page: HistoryPage = await _asked(
@@ -193,6 +194,7 @@ async def _page(call: Call, wants: Wants, before: int | None) -> HistoryPage:
             before=before,
             since_ms=_ms(query.since) or 0,
             until_ms=_ms(query.until),
+            outcomes=outcomes,
         )
     )
     return page
@@ -224,30 +226,32 @@ def _filter(query: PastQuery) -> Callable[[LoggedAttempt], bool]:
     return fits
 
 
-# --- cursors: a position, and which deliveries were shown that have older attempts -----------------------------
+# --- cursors: a place, and which deliveries were shown that have older attempts --------------------------------
 
 
 def _mark(delivery_id: str) -> bytes:
     return blake2b(delivery_id.encode(), digest_size=_MARK_BYTES).digest()
 
 
-def _cursor(position: int, carried: list[bytes]) -> str:
-    return base64.urlsafe_b64encode(position.to_bytes(_POSITION_BYTES, "big") + b"".join(carried)).rstrip(b"=").decode()
+def _cursor(place: Place, carried: list[bytes]) -> str:
+    return base64.urlsafe_b64encode(_PLACE.pack(*place) + b"".join(carried)).rstrip(b"=").decode()
 
 
-def _position(text: str | None) -> tuple[int | None, list[bytes]]:
+def _position(text: str | None) -> tuple[Place | None, list[bytes]]:
     if not text:
         return None, []
     try:
         raw = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
-        whole = _POSITION_BYTES <= len(raw) <= _POSITION_BYTES + CARRIED_MAX * _MARK_BYTES
-        if not whole or len(raw) % _MARK_BYTES or raw[0] > 127:
+        whole = _PLACE.size <= len(raw) <= _PLACE.size + CARRIED_MAX * _MARK_BYTES
+        if not whole or len(raw) % _MARK_BYTES:
+            raise ValueError
+        place = Place(*_PLACE.unpack_from(raw))
+        if min(place) < 0:
             raise ValueError
     except (ValueError, binascii.Error):
         detail = "the cursor is none of ours; leave it out to begin with the first page"
         raise ProblemError(400, detail, errors=[Fault("?cursor", detail)]) from None
-    marks = [raw[at : at + _MARK_BYTES] for at in range(_POSITION_BYTES, len(raw), _MARK_BYTES)]
-    return int.from_bytes(raw[:_POSITION_BYTES], "big"), marks
+    return place, [raw[at : at + _MARK_BYTES] for at in range(_PLACE.size, len(raw), _MARK_BYTES)]
 
 
 # --- views ----------------------------------------------------------------------------------------------------

@@ -44,6 +44,14 @@ RegistryUrl = Annotated[
         rich_help_panel=_CLUSTER,
     ),
 ]
+Store = Annotated[
+    str | None,
+    typer.Option(
+        envvar="DISTRIBUTARY_HISTORY",
+        show_default="sqlite:///distributary-history.db",
+        help="The database of attempts: sqlite:///file, sqlite:////folder/file or postgresql://user@host/database",
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="JSON lines, for programs")]
 
 

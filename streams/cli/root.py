@@ -9,12 +9,14 @@ import typer
 
 from streams.cli import (
     api,
+    attempts,
     audit,
     audit_log,
     catalog,
     demo,
     dev,
     endpoints,
+    history,
     keys,
     listen,
     quarantine,
@@ -47,6 +49,7 @@ app.command("receive", rich_help_panel="Try it")(receive.receive)
 app.command("audit", rich_help_panel="Try it")(audit.audit)
 app.command("worker", rich_help_panel="Run it")(worker.worker)
 app.command("api", rich_help_panel="Run it")(api.api)
+app.command("history", rich_help_panel="Run it")(history.history)
 app.command("registry", rich_help_panel="Run it")(registry.registry)
 app.add_typer(topics.app, name="topics", rich_help_panel="Run it")
 app.add_typer(schemas.app, name="schemas", rich_help_panel="Run it")
@@ -60,6 +63,7 @@ app.add_typer(sources.app, name="sources", rich_help_panel="Use it")
 app.add_typer(endpoints.app, name="endpoints", rich_help_panel="Use it")
 app.add_typer(keys.app, name="keys", rich_help_panel="Use it")
 app.command("audit-log", rich_help_panel="Use it")(audit_log.audit_log)
+app.add_typer(attempts.app, name="attempts", rich_help_panel="Use it")
 app.add_typer(quarantine.app, name="quarantine", rich_help_panel="Use it")
 app.command("listen", rich_help_panel="Use it")(listen.listen)
 app.command("send", rich_help_panel="Use it")(send.send)

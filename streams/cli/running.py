@@ -20,6 +20,7 @@ from confluent_kafka import KafkaException
 
 from connectors.compacted import TableError
 from connectors.group_offsets import ReplayError
+from connectors.history.store import StoreMismatchError
 from connectors.key_desk import KeyConflictError, UnknownKeyError
 from connectors.local_kafka import KafkaUnavailable
 from connectors.receiver import StandardWebhooksMissing
@@ -59,6 +60,7 @@ _SENTENCES = (
     ReplayError,
     StandardWebhooksMissing,
     StoreError,
+    StoreMismatchError,
     TableError,
     UndecodableError,
     UnknownKeyError,

@@ -200,6 +200,12 @@ def _delivery(value: dict[str, Any]) -> tuple[str, str]:
     return f"{value['id']} → {value['subscription_id']}  {value['event_type']}  {value['event_id']}{tried}", ""
 
 
+def attempt_line(time: str, value: dict[str, Any]) -> tuple[str, str]:
+    """(line, style) of an attempt."""
+    line, style = _attempt(value)
+    return f"{time}  {line}", style
+
+
 def _attempt(value: dict[str, Any]) -> tuple[str, str]:
     outcome = value["outcome"]
     came = value["status"] or value["cause"] or value["detail"] or "-"

@@ -11,7 +11,8 @@ import pytest
 from confluent_kafka import Producer
 
 from connectors.clock import SystemClock
-from connectors.history import HistoryUnavailableError, KafkaHistory, LoggedAttempt
+from connectors.history.attempts import HistoryUnavailableError, LoggedAttempt
+from connectors.history.topic import KafkaHistory
 from connectors.local_kafka import Cluster, free_ports
 from connectors.publisher import PRODUCER_CONFIG
 from schemas import codec

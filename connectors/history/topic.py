@@ -2,9 +2,8 @@
 
 A subscription's attempts stand in one partition, among those of others. So a page is found by reading that partition
 back from a position, a step at a time, until the page is full, or so much has been read, or so much time has passed;
-then it says where to go on. This file keeps nothing, and sees no further back than the topic's retention.
-
-`History` is the port: a store with an index may take its place.
+then it says where to go on. This file keeps nothing, and sees no further back than the topic's retention; a database
+(`sql_store.py`) may take its place.
 """
 
 from __future__ import annotations
@@ -12,14 +11,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
-import msgspec
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
 from connectors.admin import silent_logger
+from connectors.history.attempts import HistoryPage, HistoryUnavailableError, LoggedAttempt, Place, Wants
 from schemas import codec
 from schemas.errors import UndecodableError
 from schemas.partitions import partition_of
@@ -39,66 +38,6 @@ PREFETCH_KIB_MAX = 8 * 1024
 #: Records are in the order in which they were written, which is not quite that of their attempts: how far apart.
 DISORDER_MS = 15 * 60 * 1000
 _POLL_S = 0.1
-
-
-class LoggedAttempt(msgspec.Struct, frozen=True, gc=False):
-    """A record of `attempts`, field for field `schemas/avro/attempt.v1.avsc`, and its position."""
-
-    position: int
-    delivery_id: str
-    subscription_id: str
-    event_id: str
-    event_type: str
-    tenant: str
-    event_time_ms: int
-    received_ms: int
-    subject: str | None
-    attempt: int
-    outcome: str
-    started_ms: int
-    duration_us: int
-    status: int
-    cause: str
-    detail: str
-    excerpt: bytes
-    due_ms: int
-
-
-class HistoryPage(msgspec.Struct, frozen=True):
-    """Attempts, newest first. `next` is the position to go on before, None when there is nothing older; `partial` says
-    that it ended because of its bounds, not because it was full."""
-
-    attempts: Sequence[LoggedAttempt]
-    next: int | None
-    partial: bool
-
-
-#: Asked of each attempt, newest first, on any thread: whether it belongs onto the page.
-Wants = Callable[[LoggedAttempt], bool]
-
-
-class HistoryUnavailableError(ConnectionError):
-    """It cannot be read now; one sentence with the next step."""
-
-
-class History(Protocol):
-    """What became of deliveries. HistoryUnavailableError."""
-
-    async def page(
-        self,
-        subscription_id: str,
-        wants: Wants,
-        *,
-        limit: int,
-        before: int | None = None,
-        since_ms: int = 0,
-        until_ms: int | None = None,
-    ) -> HistoryPage:
-        """Of this subscription, at most `limit`, older than the position `before`. Attempts that were started before
-        `since_ms` or after `until_ms` need not be asked for."""
-
-    async def find(self, delivery_id: str) -> LoggedAttempt | None:
-        """The newest attempt of a delivery whose subscription is not known, if it is among the newest of all."""
 
 
 class KafkaHistory:
@@ -145,17 +84,18 @@ class KafkaHistory:
         wants: Wants,
         *,
         limit: int,
-        before: int | None = None,
+        before: Place | None = None,
         since_ms: int = 0,
         until_ms: int | None = None,
+        outcomes: Collection[str] = (),
     ) -> HistoryPage:
-        """See the port."""
+        """See the port. Outcomes are not looked up by: all that is read is asked for."""
         key = subscription_id.encode()
 
         def read(consumer: Consumer) -> HistoryPage:
             partition = partition_of(key, self._count(consumer))
             scan = _Scan(self, consumer, partition, self._monotonic() + self._page_seconds, self._scan_max)
-            end = scan.start(before, until_ms)
+            end = scan.start(None if before is None else before.offset, until_ms)
             return scan.page(end, lambda message: message.key() == key, wants, limit, since_ms)
 
         return await self._run(read)
@@ -269,11 +209,11 @@ class _Scan:
         step = STEP_MIN
         while end > self._low:
             if self._left <= 0 or self._history.over(self._deadline):
-                return HistoryPage(found, end, True)
+                return HistoryPage(found, self._before(end), True)
             begin = max(self._low, end - min(step, self._left))
             messages = self._between(begin, end)
             if messages is None:  # out of time in the middle of a step: it is read again
-                return HistoryPage(found, end, True)
+                return HistoryPage(found, self._before(end), True)
             for message in reversed(messages):
                 if message.timestamp()[1] < since_ms - DISORDER_MS:
                     return HistoryPage(found, None, False)
@@ -281,7 +221,8 @@ class _Scan:
                 if attempt is not None and wants(attempt):
                     found.append(attempt)
                     if len(found) == limit:
-                        return HistoryPage(found, message.offset() if message.offset() > self._low else None, False)
+                        older = self._before(attempt.offset) if attempt.offset > self._low else None
+                        return HistoryPage(found, older, False)
             self._left -= end - begin
             end = begin
             step = min(2 * step, STEP_MAX)
@@ -307,6 +248,9 @@ class _Scan:
                     raise KafkaException(error)
         return None
 
+    def _before(self, offset: int) -> Place:
+        return Place(0, self._partition, offset)
+
     def _place(self, offset: int) -> TopicPartition:
         return TopicPartition(self._history.topic, self._partition, offset)
 
@@ -321,4 +265,4 @@ def _attempt(message: Any) -> LoggedAttempt | None:
         fields = codec.decode(message.value(), _SCHEMA)
     except UndecodableError:
         return None
-    return LoggedAttempt(message.offset(), **fields)
+    return LoggedAttempt(message.partition(), message.offset(), **fields)
