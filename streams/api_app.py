@@ -55,6 +55,7 @@ from schemas.event_type import encode_event_type
 from schemas.portal import PortalSigner
 from schemas.topics import Topics
 from streams.control import control_pen, control_services, key_topics, verifying
+from streams.observed import Observed
 from streams.ports import Registry
 from streams.secret_keys import SecretKeys
 from streams.settings import Settings
@@ -93,10 +94,12 @@ def receiving_config(settings: Settings, clock: SystemClock, sealer: Sealer) -> 
 
 
 @contextlib.asynccontextmanager
-async def api_app(settings: Settings, authenticate: Authenticate | None = None) -> AsyncIterator[web.Application]:
+async def api_app(
+    settings: Settings, authenticate: Authenticate | None = None, observed: Observed | None = None
+) -> AsyncIterator[web.Application]:
     """The application, whose tables have caught up. WorkerError when it cannot start; ClusterError; TableError.
 
-    `authenticate` takes the place of API keys, for tests.
+    `authenticate` takes the place of API keys, for tests. `observed` is told what there is to show.
     """
     config, topics, clock = client_config(settings), settings.topics, SystemClock()
     secret_keys = SecretKeys(settings)
@@ -146,6 +149,10 @@ async def api_app(settings: Settings, authenticate: Authenticate | None = None) 
         checks = EventChecks(event_types, registry, strict=settings.unknown_event_types == "refuse")
 
         listeners = Listeners(EventFeed(config, topics.events, registry), clock.monotonic)
+
+        def troubles() -> list[str]:
+            return [each.trouble for each in (*tables, ingest) if each.trouble]
+
         services = Services(
             authenticate or who,
             Document(msgspec.json.encode(openapi(ROUTES))),
@@ -161,7 +168,7 @@ async def api_app(settings: Settings, authenticate: Authenticate | None = None) 
             KeyDesk(keys, pen, key_topics(topics, own), secrets.token_bytes, key_check.compute),
             Portal(signer, settings.portal_url, lambda: secrets.token_hex(8)),
             History(newest),
-            Readiness(lambda: [each.trouble for each in (*tables, ingest) if each.trouble]),
+            Readiness(troubles),
         )
         app = make_app(
             ROUTES,
@@ -175,6 +182,8 @@ async def api_app(settings: Settings, authenticate: Authenticate | None = None) 
             ),
         )
         app.on_shutdown.append(listeners.stop)
+        if observed is not None:
+            observed.serves(app, troubles, lambda: [("distributary_ingest_queue_records", (), float(ingest.queued))])
         yield app
 
 

@@ -12,6 +12,7 @@ from streams.cli.options import Bootstrap, Prefix, RegistryUrl, load_settings
 from streams.cli.output import note, say
 from streams.cli.running import log_to_stderr, run
 from streams.cli.serving import is_loopback, served
+from streams.observed import observed
 
 
 def api(
@@ -39,7 +40,11 @@ def api(
         note(f"API keys are sent to {host} in the clear, unless a proxy in front of it does TLS")
 
     async def main(stop: asyncio.Event) -> None:
-        async with api_app(settings) as app, served(app, host, port, what="the API") as url:
+        async with (
+            observed(settings, "api") as shown,
+            api_app(settings, observed=shown) as app,
+            served(app, host, port, what="the API") as url,
+        ):
             say(f"ready: {url}")
             await stop.wait()
 

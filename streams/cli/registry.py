@@ -13,6 +13,7 @@ from streams.cli.options import Bootstrap, load_settings
 from streams.cli.output import note, say
 from streams.cli.running import log_to_stderr, run
 from streams.cli.serving import is_loopback, served
+from streams.observed import observed
 from streams.wiring import client_config
 
 WHAT = "the schema registry"
@@ -50,14 +51,18 @@ def registry(
         note(f"anyone who reaches {host} may change schemas: set DISTRIBUTARY_REGISTRY_USERS=user:password")
 
     async def main(stop: asyncio.Event) -> None:
-        await prepare_topic(config, settings.registry_topic, settings.replication_factor)
-        store = TopicStore(config, settings.registry_topic)
-        try:
-            await store.start()
-            async with served(registry_app(store, settings.registry_users), host, port, what=WHAT) as url:
-                say(f"ready: {url}")
-                await stop.wait()
-        finally:
-            await store.close()
+        async with observed(settings, "registry") as shown:
+            await prepare_topic(config, settings.registry_topic, settings.replication_factor)
+            store = TopicStore(config, settings.registry_topic)
+            try:
+                await store.start()
+                app = registry_app(store, settings.registry_users)
+                if shown is not None:
+                    shown.serves(app, list)
+                async with served(app, host, port, what=WHAT) as url:
+                    say(f"ready: {url}")
+                    await stop.wait()
+            finally:
+                await store.close()
 
     run(main, graceful=True)

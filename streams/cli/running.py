@@ -23,6 +23,7 @@ from connectors.group_offsets import ReplayError
 from connectors.history.store import StoreMismatchError
 from connectors.key_desk import KeyConflictError, UnknownKeyError
 from connectors.local_kafka import KafkaUnavailable
+from connectors.metrics_server import MetricsServerError
 from connectors.receiver import StandardWebhooksMissing
 from connectors.registry_topic import StoreError
 from schemas.access import InvalidAccessError
@@ -55,6 +56,7 @@ _SENTENCES = (
     InvalidSubscriptionError,
     KafkaUnavailable,
     KeyConflictError,
+    MetricsServerError,
     RecordTooLargeError,
     RegistryUnavailableError,
     ReplayError,

@@ -11,6 +11,7 @@ import pytest
 from connectors.local_kafka import Cluster
 from streams.app import Worker
 from streams.wiring import WorkerError
+from tests.cli import Cli
 from tests.helpers import eventually_async
 from tests.integration.sink import Sink
 from tests.integration.workers import BOTH, PARTITIONS, Site
@@ -182,3 +183,30 @@ async def test_a_worker_whose_port_is_taken_says_so(kafka: Cluster, prefix: str,
             await Worker(taken, ["fan-out"]).run(asyncio.Event())
     off = site.settings.model_copy(update={"metrics_port": None})
     assert Worker(off, BOTH).metrics is None
+
+
+@pytest.mark.parametrize("role", ["api", "registry"])
+def test_who_answers_requests_shows_how_many(kafka: Cluster, prefix: str, tmp_path: Path, role: str) -> None:
+    cli = Cli(tmp_path, {"bootstrap": kafka.bootstrap, "prefix": prefix, "partitions": "1", "metrics_port": "0"})
+    if role == "api":
+        cli.run("topics", "apply")
+    topic = ("--topic", f"{prefix}_schemas") if role == "registry" else ()
+    with cli.started(role, "--port", "0", *topic) as started:
+        url = started.said("ready: ").split("ready: ")[1].strip()
+        log = started.said("/metrics", on=started.err)
+        metrics_url = log.split("metrics: ")[1].split("/metrics")[0]
+        assert asyncio.run(page(f"{metrics_url}/readyz")) == (200, "ok\n")
+        assert asyncio.run(page(f"{metrics_url}/livez")) == (200, "ok\n")
+        for path, expected in (("/.well-known/webhooks" if role == "api" else "/subjects", 200), ("/nothing", 404)):
+            assert asyncio.run(page(url + path))[0] == expected
+        found = asyncio.run(scrape(metrics_url))
+        assert value(found, "distributary_ready", role=role) == 1
+        counted = {
+            dict(labels)["status"]: number
+            for labels, number in named(found, "distributary_http_requests_total").items()
+        }
+        assert counted == {"2xx": 1, "4xx": 1}
+        assert value(found, "distributary_http_request_seconds_count", role=role) == 2
+        assert ("distributary_ingest_queue_records", ()) in found or role == "registry"
+        taken = Cli(tmp_path, cli.settings | {"metrics_port": metrics_url.rsplit(":", 1)[1]})
+        assert "choose another DISTRIBUTARY_METRICS_PORT" in taken.fails(role, "--port", "0", *topic)

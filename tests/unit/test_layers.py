@@ -28,6 +28,7 @@ MODULES = (
     "streams/lanes.py",
     "streams/lookup.py",
     "streams/meter.py",
+    "streams/observed.py",
     "streams/parking.py",
     "streams/ports.py",
     "streams/quarantine.py",
