@@ -40,7 +40,7 @@ REQUEST_SECONDS = 5.0
 STOP_SECONDS = 10.0
 RETRY_SECONDS_MIN, RETRY_SECONDS_MAX = 0.1, 5.0
 #: A topic created a moment ago may not be known to every broker yet.
-MISSING_ATTEMPTS = 3
+MISSING_ATTEMPTS = 5
 
 #: (offsets followed so far, offsets to follow until caught up); the first never exceeds the second.
 OnProgress = Callable[[int, int], None]

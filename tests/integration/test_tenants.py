@@ -50,6 +50,7 @@ NOBODYS = {
 
 #: Anybody may call these. The door of sources asks for a signature instead of a key.
 OPEN = {
+    ("GET", "/.well-known/webhooks"),
     ("GET", "/v1/health/live"),
     ("GET", "/v1/health/ready"),
     ("GET", "/v1/openapi.json"),
