@@ -15,6 +15,7 @@ from bench import (
     filters,
     hang,
     harness,
+    history,
     ingest,
     latency,
     neighbour,
@@ -53,6 +54,9 @@ FIGURES = {
     "ingest_cpu": ingest.main,
     "ingest_ids": ingest.main,
     "ingest_ids_cpu": ingest.main,
+    "history": history.main,
+    "history_delivery": history.main,
+    "history_failures": history.main,
 }
 
 

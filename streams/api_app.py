@@ -17,6 +17,7 @@ from aiohttp import web
 
 from connectors.admin import check_topics
 from connectors.api.app import ApiConfig, make_app
+from connectors.api.attempts import Attempts
 from connectors.api.deliveries import Past
 from connectors.api.discovery import Document
 from connectors.api.event_checks import EventChecks
@@ -61,7 +62,7 @@ from streams.secret_keys import SecretKeys
 from streams.settings import Settings
 from streams.source_wiring import source_sealer, source_topics
 from streams.verifier import open_verifier
-from streams.wiring import OwnSchemas, WorkerError, client_config, make_registry, register_own_schemas
+from streams.wiring import OwnSchemas, WorkerError, client_config, history_store, make_registry, register_own_schemas
 
 logger = logging.getLogger(__name__)
 
@@ -144,7 +145,8 @@ async def api_app(
         refusals = Refusals(clock.monotonic)
         sealer = source_sealer(secret_keys)
         desk = SourceDesk(sources, pen, source_topics(topics, own), sealer)
-        history = KafkaHistory(config, topics.attempts, clock.monotonic)
+        store = history_store(settings) if settings.history else None
+        history = store or KafkaHistory(config, topics.attempts, clock.monotonic)
         stack.push_async_callback(history.close)
         checks = EventChecks(event_types, registry, strict=settings.unknown_event_types == "refuse")
 
@@ -161,6 +163,7 @@ async def api_app(
             verifying(await stack.enter_async_context(open_verifier(settings, secret_keys.open))),
             listeners,
             Past(history),
+            Attempts(store, clock.now_ms),
             _catalogue(event_types, topics, own, registry),
             Publishing(ingest, checks, draw=lambda: secrets.randbits(64), now_ms=clock.now_ms),
             Door(sources.get, ingest, refusals, receiving_config(settings, clock, sealer)),

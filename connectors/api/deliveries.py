@@ -40,15 +40,15 @@ class Past:
         self.history = history
 
 
-_Moment = Annotated[datetime.datetime, Meta(tz=True)] | None
+Moment = Annotated[datetime.datetime, Meta(tz=True)] | None
 
 
 class PastQuery(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     """What is asked for. Times are RFC 3339."""
 
     outcome: Annotated[tuple[str, ...], Meta(description=f"Only with these outcomes: {', '.join(OUTCOMES)}")] = ()
-    since: Annotated[_Moment, Meta(description="Only attempts that were started then or later")] = None
-    until: Annotated[_Moment, Meta(description="Only attempts that were started before")] = None
+    since: Annotated[Moment, Meta(description="Only attempts that were started then or later")] = None
+    until: Annotated[Moment, Meta(description="Only attempts that were started before")] = None
     limit: Annotated[int, Meta(ge=1, le=LIMIT_MAX, description="At most so many on a page")] = 50
     cursor: Annotated[str | None, Meta(description="Where the page begins: `next` of the page before")] = None
 
@@ -126,15 +126,17 @@ class DeliveryHistory(msgspec.Struct, kw_only=True):
 
 async def list_attempts(call: Call) -> Reply:
     """Of one subscription."""
-    before, _ = _position(call.query.cursor)
+    before, _ = cursor_place(call.query.cursor)
     page = await _page(call, _filter(call.query), before, outcomes=call.query.outcome)
-    following = None if page.next is None else _cursor(page.next, [])
-    return Reply(AttemptsPage(items=[_attempt(each) for each in page.attempts], next=following, partial=page.partial))
+    following = None if page.next is None else place_cursor(page.next, [])
+    return Reply(
+        AttemptsPage(items=[attempt_view(each) for each in page.attempts], next=following, partial=page.partial)
+    )
 
 
 async def list_deliveries(call: Call) -> Reply:
     """Of one subscription, each with its latest attempt."""
-    before, carried = _position(call.query.cursor)
+    before, carried = cursor_place(call.query.cursor)
     shown = dict.fromkeys(carried)
     fits = _filter(call.query)
 
@@ -148,7 +150,7 @@ async def list_deliveries(call: Call) -> Reply:
         return latest and fits(attempt)
 
     page = await _page(call, wants, before)
-    following = None if page.next is None else _cursor(page.next, list(shown)[-CARRIED_MAX:])
+    following = None if page.next is None else place_cursor(page.next, list(shown)[-CARRIED_MAX:])
     return Reply(
         DeliveriesPage(items=[_delivery(each) for each in page.attempts], next=following, partial=page.partial)
     )
@@ -160,7 +162,7 @@ async def get_delivery(call: Call) -> Reply:
     missing = not_found(f"delivery {delivery_id} among the newest attempts; name its subscription to look further back")
     subscription_id = call.query.subscription
     if subscription_id is None:
-        newest = await _asked(history.find(delivery_id))
+        newest = await asked(history.find(delivery_id))
         if newest is None:
             raise missing
         subscription_id = newest.subscription_id
@@ -170,54 +172,61 @@ async def get_delivery(call: Call) -> Reply:
     def wants(attempt: LoggedAttempt) -> bool:
         return attempt.delivery_id == delivery_id
 
-    latest = await _asked(history.page(subscription_id, wants, limit=1))
+    latest = await asked(history.page(subscription_id, wants, limit=1))
     if not latest.attempts or not call.principal.sees(latest.attempts[0].tenant):
         raise missing
     first: LoggedAttempt = latest.attempts[0]
     attempts, partial = [first], False
     if first.attempt > 1 and latest.next is not None:
-        older = await _asked(history.page(subscription_id, wants, limit=first.attempt - 1, before=latest.next))
+        older = await asked(history.page(subscription_id, wants, limit=first.attempt - 1, before=latest.next))
         attempts += older.attempts
         partial = older.partial
-    views = [_attempt(each) for each in attempts]
+    views = [attempt_view(each) for each in attempts]
     return Reply(DeliveryHistory(delivery=_delivery(first), attempts=views, partial=partial))
 
 
 async def _page(call: Call, wants: Wants, before: Place | None, outcomes: Sequence[str] = ()) -> HistoryPage:
     query: PastQuery = call.query
     subscription = found(call)
-    page: HistoryPage = await _asked(
+    page: HistoryPage = await asked(
         call.get(Past).history.page(
             subscription.id,
             wants,
             limit=query.limit,
             before=before,
-            since_ms=_ms(query.since) or 0,
-            until_ms=_ms(query.until),
+            since_ms=to_ms(query.since) or 0,
+            until_ms=to_ms(query.until),
             outcomes=outcomes,
         )
     )
     return page
 
 
-async def _asked(question: Any) -> Any:
+async def asked(question: Any) -> Any:
+    """The answer; ProblemError 503 when there is none now."""
     try:
         return await question
     except HistoryUnavailableError as error:
         raise ProblemError(503, str(error), headers={"Retry-After": "1"}) from None
 
 
-def _ms(moment: datetime.datetime | None) -> int | None:
+def to_ms(moment: datetime.datetime | None) -> int | None:
+    """Since the epoch."""
     return None if moment is None else int(moment.timestamp() * 1000)
 
 
-def _filter(query: PastQuery) -> Callable[[LoggedAttempt], bool]:
-    for outcome in query.outcome:
+def check_outcomes(outcomes: Sequence[str]) -> None:
+    """ProblemError 400 for one that there is not."""
+    for outcome in outcomes:
         if outcome not in OUTCOMES:
             detail = f"{outcome[:40]!r} is none of {', '.join(OUTCOMES)}"
             raise ProblemError(400, f"outcome: {detail}", errors=[Fault("?outcome", detail)])
+
+
+def _filter(query: PastQuery) -> Callable[[LoggedAttempt], bool]:
+    check_outcomes(query.outcome)
     outcomes = frozenset(query.outcome or OUTCOMES)
-    since, until = _ms(query.since) or 0, _ms(query.until)
+    since, until = to_ms(query.since) or 0, to_ms(query.until)
 
     def fits(attempt: LoggedAttempt) -> bool:
         started = attempt.started_ms
@@ -233,11 +242,13 @@ def _mark(delivery_id: str) -> bytes:
     return blake2b(delivery_id.encode(), digest_size=_MARK_BYTES).digest()
 
 
-def _cursor(place: Place, carried: list[bytes]) -> str:
+def place_cursor(place: Place, carried: list[bytes]) -> str:
+    """Of what is older."""
     return base64.urlsafe_b64encode(_PLACE.pack(*place) + b"".join(carried)).rstrip(b"=").decode()
 
 
-def _position(text: str | None) -> tuple[Place | None, list[bytes]]:
+def cursor_place(text: str | None) -> tuple[Place | None, list[bytes]]:
+    """What it was made of. ProblemError 400."""
     if not text:
         return None, []
     try:
@@ -257,7 +268,8 @@ def _position(text: str | None) -> tuple[Place | None, list[bytes]]:
 # --- views ----------------------------------------------------------------------------------------------------
 
 
-def _attempt(attempt: LoggedAttempt) -> AttemptView:
+def attempt_view(attempt: LoggedAttempt) -> AttemptView:
+    """As it is shown."""
     fields = {name: getattr(attempt, name) for name in AttemptView.__struct_fields__}
     return AttemptView(**fields | {"excerpt": attempt.excerpt.decode("utf-8", "replace")})
 
@@ -273,7 +285,7 @@ def _delivery(latest: LoggedAttempt) -> DeliveryView:
         subject=latest.subject,
         attempts=latest.attempt,
         outcome=latest.outcome,
-        latest=_attempt(latest),
+        latest=attempt_view(latest),
     )
 
 

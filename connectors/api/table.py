@@ -6,6 +6,7 @@ Each noun's module has its own `ROUTES`.
 from __future__ import annotations
 
 from connectors.api import (
+    attempts,
     deliveries,
     discovery,
     event_types,
@@ -34,6 +35,7 @@ ROUTES: list[Route] = [
     *keys.ROUTES,
     *trail.ROUTES,
     *deliveries.ROUTES,
+    *attempts.ROUTES,
     *health.ROUTES,
     *discovery.ROUTES,
 ]

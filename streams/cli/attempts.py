@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import re
 from typing import Annotated
 
 import msgspec
 import typer
 
+from connectors.api.attempts import status_range
 from connectors.clock import SystemClock
 from connectors.history.attempts import LoggedAttempt
 from connectors.history.histogram import KINDS, percentile_us
@@ -23,7 +23,6 @@ from streams.wiring import history_store
 
 app = typer.Typer(help="What became of deliveries, from the database that `distributary history` fills.")
 
-_STATUS = re.compile(r"([1-5])xx|[1-5][0-9]{2}|0")
 _HOUR_MS = 3_600_000
 FAILURES = tuple(outcome for outcome in OUTCOMES if outcome not in ("delivered", "cancelled"))
 
@@ -58,7 +57,7 @@ def search(
         subscription_id=subscription,
         tenant=tenant,
         outcomes=outcomes,
-        status=None if status is None else status_range(status),
+        status=None if status is None else _status(status),
         since_ms=time_option_ms(since, "--since") if since else 0,
         until_ms=time_option_ms(until, "--until") if until else None,
         text=text,
@@ -134,14 +133,11 @@ def _milliseconds(us: float | None) -> str:
     return "-" if us is None else f"{us / 1000:,.1f} ms"
 
 
-def status_range(text: str) -> tuple[int, int]:
-    """The first and the last status. BadParameter."""
-    match = _STATUS.fullmatch(text)
-    if match is None:
-        raise typer.BadParameter(f"{text!r} is no status such as 404 or 5xx", param_hint="--status")
-    if match[1]:
-        return int(match[1]) * 100, int(match[1]) * 100 + 99
-    return int(text), int(text)
+def _status(text: str) -> tuple[int, int]:
+    try:
+        return status_range(text)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--status") from None
 
 
 def described(attempt: LoggedAttempt) -> dict[str, object]:

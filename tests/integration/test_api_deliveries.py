@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import datetime
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +14,8 @@ from confluent_kafka import Producer
 
 from connectors.clock import SystemClock
 from connectors.history.attempts import HistoryUnavailableError, LoggedAttempt
+from connectors.history.ingest import HistoryIngest, Retention
+from connectors.history.stores import open_store
 from connectors.history.topic import KafkaHistory
 from connectors.local_kafka import Cluster, free_ports
 from connectors.publisher import PRODUCER_CONFIG
@@ -20,6 +24,8 @@ from schemas.delivery import FRESH, Attempt, Delivery, decode_delivery, encode_a
 from schemas.event import Event
 from schemas.ids import delivery_id
 from schemas.subscription import Subscription, subscription_to_json
+from streams.settings import Settings
+from tests.helpers import eventually_async
 from tests.integration.test_api import SECRET, running, settings
 from tests.integration.workers import Site
 from tests.subscriptions_topic import CompactedTopic
@@ -144,7 +150,37 @@ async def test_no_broker_is_said() -> None:
     await past.close()
 
 
-async def test_through_the_api(settings: Any) -> None:
+async def fill(settings: Settings, count: int) -> None:
+    """The database of the settings, with the topic's attempts."""
+    assert settings.history is not None
+    store, clock = open_store(settings.history, SystemClock().monotonic), SystemClock()
+
+    async def schema(_: int) -> str:
+        return codec.own_schema("attempt.v1")
+
+    ingest = HistoryIngest(
+        {"bootstrap.servers": settings.bootstrap},
+        settings.topics.attempts,
+        store,
+        schema,
+        Retention(10**12, 10**6),
+        now_ms=clock.now_ms,
+        monotonic=clock.monotonic,
+    )
+    stop = asyncio.Event()
+    running = asyncio.create_task(ingest.run(stop))
+    await eventually_async(lambda: running.done() or ingest.stored == count, timeout_s=60, message="all are stored")
+    stop.set()
+    await running
+    await store.close()
+
+
+@pytest.mark.parametrize("source", ["topic", "sqlite", "postgres"])
+async def test_through_the_api(settings: Any, source: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    if source == "sqlite":
+        settings = settings.model_copy(update={"history": f"sqlite:///{tmp_path / 'h.db'}"})
+    elif source == "postgres":
+        settings = settings.model_copy(update={"history": request.getfixturevalue("database")})
     assert settings.bootstrap is not None
     topic = CompactedTopic(settings.bootstrap, settings.topics.subscriptions, create=False)
     for id_, tenant in (("s1", "acme"), ("s2", "other")):
@@ -153,6 +189,8 @@ async def test_through_the_api(settings: Any) -> None:
     log = Log(settings.bootstrap, settings.topics.attempts)
     log.write(("s1", 1, 1, "retryable", 1), ("s1", 2, 1, "delivered", 2), ("s2", 9, 1, "delivered", 2))
     log.write(("s1", 1, 2, "retryable", 3), ("s1", 3, 1, "rejected", 4), ("s1", 1, 3, "delivered", 5))
+    if settings.history:
+        await fill(settings, 6)
     async with running(settings) as api:
         acme, operator = api("acme"), api("operator")
 
@@ -210,3 +248,30 @@ async def test_through_the_api(settings: Any) -> None:
             await acme.get(path, 404)
         for query in ("outcome=lost", "since=now", "limit=0", "cursor=x", "cursor=____________", "cursor=AAAAAAAAAAAA"):
             await acme.get(f"/v1/subscriptions/s1/attempts?{query}", 400)
+
+        if not settings.history:
+            for path in ("/v1/attempts", "/v1/subscriptions/s1/latency"):
+                assert "run `distributary history`" in (await acme.get(path, 409))["detail"]
+            return
+        for limit in (1, 2, 50):
+            assert await listed("/v1/attempts", limit=limit) == attempts
+            assert (
+                await listed("/v1/attempts?tenant=acme&event=evt_1&status=2xx&text=ORDER", limit=limit) == attempts[::2]
+            )
+        assert await listed("/v1/attempts?subscription=s2") == []
+        assert await listed(f"/v1/attempts?delivery={others}") == []
+        assert await listed(f"/v1/attempts?delivery={webhook_id}&outcome=delivered&since={since}") == attempts[:1]
+        assert await listed(f"/v1/attempts?until={since}") == attempts[3:]
+        assert await listed("/v1/attempts?status=404") == []
+        assert len((await operator.get("/v1/attempts?limit=50"))["items"]) == 6
+        for query in ("outcome=lost", "status=6xx", "since=now", "limit=0", "cursor=x"):
+            await acme.get(f"/v1/attempts?{query}", 400)
+        begin = f"{datetime.datetime.fromtimestamp(T0 / 1_000, datetime.UTC):%Y-%m-%dT%H:%M:%SZ}"
+        found = await acme.get(f"/v1/subscriptions/s1/latency?since={begin}&until={since}")
+        assert (found["attempt"]["count"], found["delivered"]["count"]) == (5, 2)
+        assert 1_000 <= found["attempt"]["p50_us"] < 1_100
+        assert 5_001_000 <= found["delivered"]["p99_us"] < 5_500_000
+        nothing = {"count": 0, "p50_us": None, "p90_us": None, "p99_us": None}
+        assert (await acme.get("/v1/subscriptions/s1/latency"))["attempt"] in (nothing, found["attempt"])
+        assert (await acme.get("/v1/subscriptions/s1/latency?until=2001-01-01T00:00:00Z"))["attempt"] == nothing
+        await acme.get("/v1/subscriptions/s2/latency", 404)

@@ -25,7 +25,7 @@ from tests.attempt_log import AttemptLog, attempt_header, delivery
 from tests.cli import Cli
 from tests.helpers import eventually_async
 
-ATTEMPTS = 60_000
+ATTEMPTS = 120_000
 SUBSCRIPTIONS = [f"s{n}" for n in range(20)]
 KILLS = {"sqlite": 8, "postgres": 4}
 #: Not long ago: what is older than it keeps, `history` removes.

@@ -106,6 +106,8 @@ CASES: dict[tuple[str, str], list[Case]] = {
     ],
     ("GET", "/v1/subscriptions/{id}/attempts"): [thing(f"{THEIRS}/attempts")],
     ("GET", "/v1/subscriptions/{id}/deliveries"): [thing(f"{THEIRS}/deliveries")],
+    ("GET", "/v1/attempts"): [named(f"/v1/attempts?tenant={OTHER}")],
+    ("GET", "/v1/subscriptions/{id}/latency"): [thing(f"{THEIRS}/latency")],
     ("GET", "/v1/deliveries/{id}"): [
         thing(f"/v1/deliveries/{THEIR_DELIVERY}"),
         thing(f"/v1/deliveries/{THEIR_DELIVERY}?subscription={THEIR_SUBSCRIPTION}"),
