@@ -21,12 +21,15 @@ from confluent_kafka import (
     KafkaException,
     TopicPartition,
 )
-from confluent_kafka.admin import AdminClient, OffsetSpec
+from confluent_kafka.admin import AdminClient, ListOffsetsResultInfo, OffsetSpec
 
 from connectors.admin import REQUEST_SECONDS, answer, connected, translated
 
 #: How long a coordinator may take to load its groups: so many tries, so far apart.
 COORDINATOR_TRIES, COORDINATOR_SECONDS = 50, 0.2
+#: The same of a partition's leader.
+LEADER_TRIES = 25
+_MOVING = (KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.LEADER_NOT_AVAILABLE)
 _LOADING = (
     KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
     KafkaError.COORDINATOR_NOT_AVAILABLE,
@@ -145,10 +148,26 @@ def _partitions(admin: AdminClient, topic: str, only: int | None) -> list[tuple[
 
 
 def _offsets(admin: AdminClient, places: Sequence[tuple[str, int]], spec: OffsetSpec) -> dict[tuple[str, int], int]:
-    """Of committed records only: what an open transaction wrote cannot be read yet."""
+    return {place: found.offset for place, found in listed_offsets(admin, places, spec).items()}
+
+
+def listed_offsets(
+    admin: AdminClient, places: Sequence[tuple[str, int]], spec: OffsetSpec
+) -> dict[tuple[str, int], ListOffsetsResultInfo]:
+    """Of committed records only: what an open transaction wrote cannot be read yet. It blocks, and asks again while
+    leaders move. KafkaException."""
     asked = {TopicPartition(*place): spec for place in places}
-    futures = admin.list_offsets(asked, isolation_level=IsolationLevel.READ_COMMITTED, request_timeout=REQUEST_SECONDS)
-    return {(place.topic, place.partition): answer(future).offset for place, future in futures.items()}
+    for left in reversed(range(LEADER_TRIES)):
+        futures = admin.list_offsets(
+            asked, isolation_level=IsolationLevel.READ_COMMITTED, request_timeout=REQUEST_SECONDS
+        )
+        try:
+            return {(place.topic, place.partition): answer(future) for place, future in futures.items()}
+        except KafkaException as error:
+            if left == 0 or error.args[0].code() not in _MOVING:
+                raise
+            time.sleep(COORDINATOR_SECONDS)
+    raise AssertionError("the last try returns or raises")
 
 
 def _committed(config: Mapping[str, Any], group: str, places: Sequence[tuple[str, int]]) -> dict[tuple[str, int], int]:

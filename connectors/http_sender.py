@@ -241,6 +241,21 @@ class HttpSender:
         else:
             origin.waiting.append(request)
 
+    async def probe(self, route: HttpRoute) -> int | None:
+        """Connect as a POST would, send nothing, and hang up; until when the server's certificate is good, in
+        milliseconds since the epoch, or None without TLS. NotConnectedError."""
+        try:
+            connection = await self._open(route.pool)
+        except NotConnectedError:
+            raise
+        except Exception as error:  # as `_on_connected` has it
+            raise NotConnectedError("connect_failed", f"Connecting failed: {error}.") from error
+        try:
+            certificate = connection.transport.get_extra_info("peercert")
+        finally:
+            connection.close()
+        return int(ssl.cert_time_to_seconds(certificate["notAfter"])) * 1000 if certificate else None
+
     async def close(self) -> None:
         """Answer what is in flight with cause="shutdown" and close all connections. So are later posts."""
         self._closed = True

@@ -15,6 +15,7 @@ from streams.cli import (
     catalog,
     demo,
     dev,
+    doctor,
     endpoints,
     history,
     keys,
@@ -51,6 +52,7 @@ app.command("worker", rich_help_panel="Run it")(worker.worker)
 app.command("api", rich_help_panel="Run it")(api.api)
 app.command("history", rich_help_panel="Run it")(history.history)
 app.command("registry", rich_help_panel="Run it")(registry.registry)
+app.command("doctor", rich_help_panel="Run it")(doctor.doctor)
 app.add_typer(topics.app, name="topics", rich_help_panel="Run it")
 app.add_typer(schemas.app, name="schemas", rich_help_panel="Run it")
 app.add_typer(secret_keys.app, name="secret-keys", rich_help_panel="Run it")
