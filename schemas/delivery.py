@@ -349,6 +349,29 @@ def ordering_key(delivery: Delivery, kind: OrderingKey) -> str:
     return subject or ""
 
 
+class Facts(NamedTuple):
+    """What a delivery knows of its event."""
+
+    event_id: str
+    event_type: str
+    tenant: str
+    time_ms: int
+    received_ms: int
+    subject: str | None
+
+
+def facts_of(delivery: Delivery) -> Facts:
+    """For people and programs that look; sending needs none of it, so it is not decoded with the rest."""
+    facts = delivery.facts
+    event_id, at = get_string(facts, 0)
+    event_type, at = get_string(facts, at)
+    tenant, at = get_string(facts, at)
+    time_ms, at = get_long(facts, at)
+    received_ms, at = get_long(facts, at)
+    subject, _ = _read_optional(facts, at)
+    return Facts(event_id, event_type, tenant, time_ms, received_ms, subject)
+
+
 # --- attempts and dead letters ----------------------------------------------------------------------------------------
 
 

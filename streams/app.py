@@ -35,6 +35,7 @@ from schemas.errors import FencedError, RecordTooLargeError, RegistryUnavailable
 from schemas.frame import OffsetLedger
 from schemas.topics import Topics
 from streams.agents import Handler, frame_agent
+from streams.attempt_log import LoggedRecords
 from streams.core.breaker import NEVER, BreakerPolicy
 from streams.core.ledger import Ledger
 from streams.core.match import MatchIndex
@@ -269,6 +270,7 @@ class Worker:
                 circuit=BreakerPolicy(requests_min=settings.circuit_results_min or NEVER),
             ),
             meter=None if self.metrics is None else self.metrics.meter,
+            records=LoggedRecords(topics, schema_ids, table, settings.worker_name) if settings.log_attempts else None,
         )
         if self.metrics is not None:
             self.metrics.dispatch = stage

@@ -129,11 +129,13 @@ class Dispatch:
         worker: str = "worker",
         limits: DispatchLimits = DispatchLimits(),  # noqa: B008 - frozen
         meter: Meter | None = None,
+        records: Records | None = None,
     ) -> None:
         """`hold` and `release` pause and resume the fetching of a partition, `ledger` is that of its present epoch,
         and `opener` opens the secrets of a subscription when its lane adopts it. `token_sender` POSTs to OAuth2 token
         endpoints, and hands over more of an answer (`streams/core/oauth2.py`); default: `sender`. `meter` measures what
-        is sent; None costs nothing."""
+        is sent; None costs nothing. `records` makes what is written, where that is to be told elsewhere too
+        (`streams/attempt_log.py`)."""
         self._topics = topics
         self._holds = {name: hold_ms for hold_ms, name in topics.tiers.items()}
         self._table = table
@@ -143,7 +145,7 @@ class Dispatch:
         self._settler = settler
         self._clock = clock
         self._counters = counters
-        self._records = Records(topics, schema_ids)
+        self._records = records or Records(topics, schema_ids)
         self._hold = hold
         self._release = release
         self._ledger = ledger

@@ -214,6 +214,10 @@ class Settings(BaseSettings):
         default=20_000_000, ge=1, description="how many attempts are kept in it, of half a KiB each"
     )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    log_format: Literal["auto", "json", "text"] = Field(
+        default="text", description="of log lines; auto: text in a terminal, JSON elsewhere"
+    )
+    log_attempts: bool = Field(default=False, description="one log line for each attempt")
 
     @field_validator(
         *("kafka_security_protocol", "kafka_sasl_mechanism", "kafka_username", "kafka_password"),

@@ -8,9 +8,10 @@ from typing import Annotated, Literal
 import typer
 
 from streams.api_app import api_app
+from streams.cli.logs import log_to_stderr
 from streams.cli.options import Bootstrap, Prefix, RegistryUrl, load_settings
 from streams.cli.output import note, say
-from streams.cli.running import log_to_stderr, run
+from streams.cli.running import run
 from streams.cli.serving import is_loopback, served
 from streams.observed import observed
 
@@ -35,7 +36,7 @@ def api(
     Example: distributary api --bootstrap localhost:9092
     """
     settings = load_settings(bootstrap=bootstrap, prefix=prefix, registry_url=registry_url, log_level=log_level)
-    log_to_stderr(settings.log_level)
+    log_to_stderr(settings.log_level, settings.log_format)
     if not is_loopback(host):
         note(f"API keys are sent to {host} in the clear, unless a proxy in front of it does TLS")
 

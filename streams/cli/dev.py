@@ -18,10 +18,11 @@ from connectors.receiver import Endpoint, Post, Receiver, StandardWebhooksMissin
 from connectors.registry_folder import FolderRegistry
 from connectors.registry_rest import registry_app
 from schemas.subscription import Subscription
+from streams.cli.logs import log_to_stderr
 from streams.cli.options import Bootstrap, Prefix, load_settings
 from streams.cli.output import note, say, watching
 from streams.cli.registry import WHAT
-from streams.cli.running import CommandError, log_to_stderr, run
+from streams.cli.running import CommandError, run
 from streams.cli.serving import served
 from streams.cli.subscriptions import new_secret
 from streams.cli.values import subscription_value

@@ -9,9 +9,10 @@ import typer
 
 from connectors.registry_rest import registry_app
 from connectors.registry_topic import TopicStore, prepare_topic
+from streams.cli.logs import log_to_stderr
 from streams.cli.options import Bootstrap, load_settings
 from streams.cli.output import note, say
-from streams.cli.running import log_to_stderr, run
+from streams.cli.running import run
 from streams.cli.serving import is_loopback, served
 from streams.observed import observed
 from streams.wiring import client_config
@@ -46,7 +47,7 @@ def registry(
     """
     settings = load_settings(bootstrap=bootstrap, registry_topic=topic)
     config = client_config(settings)
-    log_to_stderr(settings.log_level)
+    log_to_stderr(settings.log_level, settings.log_format)
     if not is_loopback(host) and settings.registry_users is None:
         note(f"anyone who reaches {host} may change schemas: set DISTRIBUTARY_REGISTRY_USERS=user:password")
 

@@ -6,10 +6,8 @@ This file knows no command.
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import signal
-import time
 import traceback
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
@@ -129,14 +127,3 @@ def sentence(error: Exception) -> str:
         case _:
             text = f"{type(error).__name__}: {error}; this is a defect, please report it with what --debug shows"
     return " ".join(text.split())
-
-
-def log_to_stderr(level: str) -> None:
-    """Log lines of a worker: time in UTC, level, where, what."""
-    formatter = logging.Formatter("%(asctime)s.%(msecs)03dZ %(levelname)s %(name)s: %(message)s", "%Y-%m-%dT%H:%M:%S")
-    formatter.converter = time.gmtime
-    handler = logging.StreamHandler()
-    handler.setFormatter(formatter)
-    logging.basicConfig(level=level, handlers=[handler], force=True)
-    for library in ("faust", "mode"):  # which say at INFO that each of their parts starts
-        logging.getLogger(library).setLevel("DEBUG" if level == "DEBUG" else "WARNING")

@@ -7,9 +7,10 @@ from typing import Annotated, Literal
 
 import typer
 
+from streams.cli.logs import log_to_stderr
 from streams.cli.options import Bootstrap, Prefix, RegistryUrl, load_settings
 from streams.cli.output import say
-from streams.cli.running import log_to_stderr, run
+from streams.cli.running import run
 from streams.wiring import ROLES
 
 
@@ -55,7 +56,7 @@ def worker(
     )
     from streams.app import Worker  # noqa: PLC0415 - Faust takes a third of a second, which other commands need not wait
 
-    log_to_stderr(settings.log_level)
+    log_to_stderr(settings.log_level, settings.log_format)
     roles = ROLES if role == "all" else (role,)
 
     async def main(stop: asyncio.Event) -> None:

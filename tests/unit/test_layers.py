@@ -18,6 +18,7 @@ MODULES = (
     "streams/agents.py",
     "streams/api_app.py",
     "streams/app.py",
+    "streams/attempt_log.py",
     "streams/cli/__init__.py",
     "streams/control.py",
     "streams/core/__init__.py",
