@@ -10,9 +10,10 @@ import typer
 from connectors.admin import require_topics
 from connectors.clock import SystemClock
 from connectors.history.ingest import HistoryIngest, Retention
+from streams.cli.logs import log_to_stderr
 from streams.cli.options import Bootstrap, Prefix, RegistryUrl, Store, load_settings, open_registry
 from streams.cli.output import note, say
-from streams.cli.running import log_to_stderr, run
+from streams.cli.running import run
 from streams.wiring import client_config, history_store
 
 _DAY_MS = 86_400_000
@@ -39,7 +40,7 @@ def history(
     settings = load_settings(
         history=store, bootstrap=bootstrap, prefix=prefix, registry_url=registry_url, log_level=log_level
     )
-    log_to_stderr(settings.log_level)
+    log_to_stderr(settings.log_level, settings.log_format)
     config, topic, clock = client_config(settings), settings.topics.attempts, SystemClock()
 
     async def main(stop: asyncio.Event) -> None:
