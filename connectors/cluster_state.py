@@ -127,7 +127,7 @@ def _first_records(config: Mapping[str, Any], places: Sequence[Place]) -> dict[t
 
 def _try_transactions(config: Mapping[str, Any], transactional_id: str) -> None:
     try:
-        producer = Producer({"log_level": 0, **config, "transactional.id": transactional_id}, logger=silent_logger())
+        producer = Producer({**config, "transactional.id": transactional_id}, logger=silent_logger())
         producer.init_transactions(REQUEST_SECONDS)
     except KafkaException as error:
         cause = error.args[0]

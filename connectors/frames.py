@@ -46,6 +46,7 @@ from faust.transport.producer import Producer as FaustProducer
 from faust.types import TP, ConsumerMessage, RecordMetadata
 from yarl import URL
 
+from connectors.admin import silent_logger
 from connectors.commits import Commits
 from connectors.consumer_thread import ConsumerThread
 from connectors.kafka_rights import DENIED, denied
@@ -140,7 +141,7 @@ def group_protocol(client_config: Mapping[str, Any], timeout_s: float = 10.0) ->
     knows only classic groups. Where reading broker settings is not allowed, KIP-848 is assumed: a broker that refuses
     it is a clear error then. KafkaException when no broker answers.
     """
-    admin = AdminClient(dict(client_config))
+    admin = AdminClient(dict(client_config), logger=silent_logger())
     broker_id = next(iter(admin.list_topics(timeout=timeout_s).brokers))
     resource = ConfigResource(ConfigResource.Type.BROKER, str(broker_id))
     try:
