@@ -76,7 +76,7 @@ class Secured:
         bindings = [
             AclBinding(
                 RESOURCES[right.resource],
-                right.name.replace("hooks.", prefix).removesuffix("*"),
+                named(right.name, prefix).removesuffix("*"),
                 ResourcePatternType.PREFIXED if right.name.endswith("*") else ResourcePatternType.LITERAL,
                 f"User:{right.role}",
                 "*",
@@ -97,6 +97,11 @@ class Secured:
         )
         for removed in self._admin.delete_acls([everything]).values():
             removed.result(30)
+
+
+def named(name: str, prefix: str) -> str:
+    """A name of the document, for topics of this prefix: the registry's topic has none, and gets it."""
+    return name.replace("hooks.", prefix).replace("_schemas", f"{prefix}_schemas")
 
 
 def password(user: str) -> str:

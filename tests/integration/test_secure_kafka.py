@@ -5,21 +5,28 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Iterator, Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import msgspec
 import pytest
+from aiohttp import ClientSession
+from aiohttp.test_utils import TestServer
 
 from connectors.admin import ClusterError, apply_topics, check_topics
 from connectors.clock import SystemClock
 from connectors.feed import Writer
+from connectors.registry import registry_from
+from schemas.codec import own_schema
 from schemas.event import Event, encode_event
 from schemas.subscription import Subscription
+from streams.api_app import api_app
 from streams.app import Worker
 from streams.cli.editing import open_editor
 from streams.cli.values import subscription_value
 from streams.settings import Settings
 from streams.wiring import Role, WorkerError, client_config, make_registry, register_own_schemas
+from tests.cli import Cli
 from tests.helpers import eventually_async
 from tests.integration.sink import Sink
 from tests.integration.workers import SECRET
@@ -83,6 +90,69 @@ async def test_the_whole_job_with_the_rights_of_the_document(cluster: Secured, g
             await eventually_async(lambda: second.counters["delivered"] == 1, timeout_s=60)
             await eventually_async(lambda: second.counters["dead:exhausted"] == 1, timeout_s=60)
             await eventually_async(lambda: sum(_quarantined(first)) == 1, timeout_s=60)
+
+
+def command(cluster: Secured, user: str, prefix: str, directory: Path) -> Cli:
+    """The command line of a user."""
+    made = cluster.login(user, prefix=prefix, partitions=2, registry_topic=f"{prefix}_schemas")
+    return Cli(directory, {name: str(value) for name, value in made.items()})
+
+
+class Api(NamedTuple):
+    """A running API, and a key."""
+
+    session: ClientSession
+    url: str
+    key: str
+
+    async def ask(self, method: str, path: str, body: Any, status: int) -> Any:
+        headers = {"Authorization": f"Bearer {self.key}"}
+        async with self.session.request(method, f"{self.url}{path}", headers=headers, json=body) as response:
+            content = await response.read()
+            assert response.status == status, content
+            return msgspec.json.decode(content)
+
+
+@contextlib.asynccontextmanager
+async def api(made: Settings, key: str) -> AsyncIterator[Api]:
+    async with api_app(made) as app, TestServer(app) as server, ClientSession() as session:
+        yield Api(session, str(server.make_url("/v1")), key)
+
+
+async def test_the_api_with_the_rights_of_the_document(cluster: Secured, given: str, tmp_path: Path) -> None:
+    operator = settings(cluster, "operator", given)
+    await apply_topics(client_config(operator), operator.topics.specs(), 1)
+    (made,) = command(cluster, "operator", given, tmp_path).lines("keys", "create", "--operator", "--json")
+    hook = {"url": "https://a.example/hooks", "event_types": ["order.*"], "tenant": "acme", "verification": "none"}
+    async with api(settings(cluster, "api", given), made["key"]) as running:
+        ask = running.ask
+        path = f"/subscriptions/{(await ask('POST', '/subscriptions', hook, 201))['id']}"
+        assert (await ask("POST", f"{path}/enable", None, 200))["endpoint"]["status"] == "healthy"
+        await ask("POST", f"{path}/ping", None, 202)
+        await ask("PUT", "/event-types/order.created", {"description": "An order"}, 201)
+        event = {"id": "e1", "type": "order.created", "tenant": "acme", "data": {}}
+        await ask("POST", "/events", event, 202)
+        assert (await ask("POST", "/events", event, 202))["events"] == [{"id": "e1", "duplicate": True}]
+        assert (await ask("GET", f"{path}/deliveries", None, 200))["items"] == []
+        await ask("POST", "/sources", {"id": "pay", "provider": "github", "secrets": ["s"], "tenant": "acme"}, 201)
+        await ask("POST", "/keys", {"tenant": "acme", "scopes": ["events:write"]}, 201)
+        trail = (await ask("GET", "/audit", None, 200))["items"]
+        assert {each["kind"] for each in trail} >= {"subscription", "source", "key"}
+        headers = {"Authorization": f"Bearer {running.key}", "Last-Event-ID": "0.0"}
+        async with running.session.get(f"{running.url}/events/listen", headers=headers) as stream, asyncio.timeout(60):
+            while b'"e1"' not in (line := await stream.content.readline()):
+                assert line, "the stream ended"
+
+
+async def test_the_registry_with_the_rights_of_the_document(cluster: Secured, given: str, tmp_path: Path) -> None:
+    with command(cluster, "registry", given, tmp_path).started("registry", "--port", "0") as started:
+        url = started.said("ready: ").partition("ready: ")[2].split()[0]
+        registry = registry_from(url=url, folder=None, conf={}, monotonic=SystemClock().monotonic)
+        try:
+            schema = own_schema("operation.v1")
+            assert await registry.schema(await registry.register("s-value", schema)) == schema
+        finally:
+            await registry.close()
 
 
 async def in_force(made: Settings, but: str = "") -> None:
