@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import logging
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import msgspec
@@ -62,7 +62,15 @@ from streams.secret_keys import SecretKeys
 from streams.settings import Settings
 from streams.source_wiring import source_sealer, source_topics
 from streams.verifier import open_verifier
-from streams.wiring import OwnSchemas, WorkerError, client_config, history_store, make_registry, register_own_schemas
+from streams.wiring import (
+    OwnSchemas,
+    WorkerError,
+    client_config,
+    history_store,
+    make_guard,
+    make_registry,
+    register_own_schemas,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -96,11 +104,16 @@ def receiving_config(settings: Settings, clock: SystemClock, sealer: Sealer) -> 
 
 @contextlib.asynccontextmanager
 async def api_app(
-    settings: Settings, authenticate: Authenticate | None = None, observed: Observed | None = None
+    settings: Settings,
+    authenticate: Authenticate | None = None,
+    observed: Observed | None = None,
+    *,
+    listening: Sequence[tuple[str, int]] = (),
 ) -> AsyncIterator[web.Application]:
     """The application, whose tables have caught up. WorkerError when it cannot start; ClusterError; TableError.
 
-    `authenticate` takes the place of API keys, for tests. `observed` is told what there is to show.
+    `authenticate` takes the place of API keys, for tests. `observed` is told what there is to show. `listening` is
+    where it is served, as (host, port): no endpoint may be there.
     """
     config, topics, clock = client_config(settings), settings.topics, SystemClock()
     secret_keys = SecretKeys(settings)
@@ -150,6 +163,7 @@ async def api_app(
         stack.push_async_callback(history.close)
         checks = EventChecks(event_types, registry, strict=settings.unknown_event_types == "refuse")
 
+        guard = await make_guard(settings, listening)
         listeners = Listeners(EventFeed(config, topics.events, registry), clock.monotonic)
 
         def troubles() -> list[str]:
@@ -159,8 +173,8 @@ async def api_app(
             authenticate or who,
             Document(msgspec.json.encode(openapi(ROUTES))),
             Listing(index, endpoints, subscriptions.offset_of),
-            *control_services(settings, own, pen, secret_keys),
-            verifying(await stack.enter_async_context(open_verifier(settings, secret_keys.open))),
+            *control_services(settings, own, pen, secret_keys, guard),
+            verifying(await stack.enter_async_context(open_verifier(settings, secret_keys.open, guard))),
             listeners,
             Past(history),
             Attempts(store, clock.now_ms),

@@ -9,10 +9,12 @@ import base64
 import secrets
 from collections.abc import Callable, Sequence
 
+from connectors.address_guard import AddressGuard
 from connectors.api.control import Control
 from connectors.api.subscription_actions import Actions, Verifying
 from connectors.api.subscription_changes import Editing
 from connectors.clock import SystemClock
+from connectors.http_target import parse_target
 from connectors.key_desk import KeyTopics
 from connectors.pen import Pen, Table
 from schemas import codec
@@ -48,7 +50,9 @@ def new_secret() -> str:
     return "whsec_" + base64.b64encode(secrets.token_bytes(SECRET_BYTES)).decode()
 
 
-def control_services(settings: Settings, own: OwnSchemas, pen: Pen, keys: SecretKeys) -> tuple[object, ...]:
+def control_services(
+    settings: Settings, own: OwnSchemas, pen: Pen, keys: SecretKeys, guard: AddressGuard
+) -> tuple[object, ...]:
     """Control, Editing and Actions of the API."""
     topics, clock = settings.topics, SystemClock()
     wire = Wire(codec.wire_header(own.delivery_v1), codec.wire_header(own.delivery))
@@ -67,9 +71,18 @@ def control_services(settings: Settings, own: OwnSchemas, pen: Pen, keys: Secret
             seal=keys.seal,
             new_secret=new_secret,
             new_id=lambda: f"sub_{secrets.token_hex(12)}",
+            refusal=lambda url: _refusal(url, guard, proxied=settings.proxy is not None),
+            verification=settings.api_verification,
         ),
         Actions(topics, own.endpoint_state, own.operation, open_=keys.open, ping=make_ping),
     )
+
+
+def _refusal(url: str, guard: AddressGuard, *, proxied: bool) -> str | None:
+    try:
+        return guard.target_refusal(parse_target(url), proxied=proxied)
+    except ValueError as error:
+        return str(error)
 
 
 def verifying(verifier: Verifier) -> Verifying:

@@ -6,10 +6,11 @@ Part of the composition root. How an endpoint is asked stands in `streams/verifi
 from __future__ import annotations
 
 import secrets
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+from connectors.address_guard import AddressGuard
 from connectors.aiohttp_sender import AiohttpSender
 from connectors.clock import SystemClock
 from connectors.http_sender import HttpSender
@@ -20,7 +21,6 @@ from streams.requests import Outgoing
 from streams.settings import Settings
 from streams.tokens import Tokens
 from streams.verification import Refused, Verified, verify
-from streams.wiring import make_guard
 
 #: To one origin at a time, of all that are verified.
 BOUNDS: dict[str, Any] = {"connections_per_origin_max": 8, "excerpt_bytes_max": ANSWER_BYTES_MAX}
@@ -49,14 +49,8 @@ class Verifier:
 
 
 @asynccontextmanager
-async def open_verifier(
-    settings: Settings, opener: Opener, listening: Sequence[tuple[str, int]] = ()
-) -> AsyncIterator[Verifier]:
-    """A verifier under these settings, through the same guard and proxy as deliveries; `listening` as in `make_guard`.
-
-    WorkerError, ClusterError.
-    """
-    guard = await make_guard(settings, listening)
+async def open_verifier(settings: Settings, opener: Opener, guard: AddressGuard) -> AsyncIterator[Verifier]:
+    """A verifier under these settings, through the same proxy as deliveries."""
     sender: AiohttpSender | HttpSender
     if settings.proxy is not None:
         sender = AiohttpSender(guard, proxy=settings.proxy, **BOUNDS)

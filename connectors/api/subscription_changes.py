@@ -26,7 +26,7 @@ from connectors.api.subscription_documents import (
     written_fields,
 )
 from connectors.api.subscriptions import TAG, Listing, found
-from schemas.credentials import is_sealed
+from schemas.credentials import Verification, is_sealed
 from schemas.errors import InvalidSubscriptionError
 from schemas.event import DEFAULT_TENANT
 from schemas.frame import Out
@@ -40,7 +40,8 @@ MERGE_PATCH = "application/merge-patch+json"
 
 class Editing:
     """A service: how subscriptions are written. `encode` makes the value on the topic; `seal` seals what is secret;
-    `new_secret` and `new_id` draw."""
+    `new_secret` and `new_id` draw; `refusal` is why a URL can be no endpoint, as far as that is known without
+    looking up names; `verification` is what holds where a subscription does not say."""
 
     def __init__(
         self,
@@ -51,6 +52,8 @@ class Editing:
         seal: Callable[[Subscription], Subscription],
         new_secret: Callable[[], str],
         new_id: Callable[[], str],
+        refusal: Callable[[str], str | None],
+        verification: Verification,
     ) -> None:
         self._topic = topic
         self._states_topic = states_topic
@@ -58,12 +61,17 @@ class Editing:
         self.seal = seal
         self.new_secret = new_secret
         self.new_id = new_id
+        self.verification = verification
+        self._refusal = refusal
 
     def put(self, subscription: Subscription, before: Subscription | None) -> Out:
-        """Its record. InvalidSubscriptionError for sealed text that did not stand in it before."""
+        """Its record. InvalidSubscriptionError for sealed text that did not stand in it before, and for a new URL that
+        deliveries may not go to."""
         known = texts_of(before) if before is not None else ()
         if any(is_sealed(text) and text not in known for text in texts_of(subscription)):
             raise InvalidSubscriptionError("secrets: a sealed text is not taken; send what it was made of")
+        if (before is None or before.url != subscription.url) and (sentence := self._refusal(subscription.url)):
+            raise InvalidSubscriptionError(f"url: {sentence}")
         return self._topic, subscription.id.encode(), self._encode(self.seal(subscription)), -1, None
 
     def delete(self, subscription_id: str, *, state: bool) -> list[Out]:
@@ -150,7 +158,7 @@ async def put_subscription(call: Call) -> Reply:
 
 async def _put(call: Call, subscription_id: str, *, new: bool) -> Reply:
     control, editing, listing = call.get(Control), call.get(Editing), call.get(Listing)
-    fields = written_fields(call.body)
+    fields = {"verification": editing.verification} | written_fields(call.body)
     asked_tenant = acts_for(call.principal, fields.pop("tenant", None))
     secret = editing.new_secret()
     created = [False, False]  # the subscription, its secret
@@ -193,6 +201,8 @@ async def _put(call: Call, subscription_id: str, *, new: bool) -> Reply:
 async def patch_subscription(call: Call) -> Reply:
     """Some of its fields."""
     patch = written_fields(call.body)
+    if "verification" in patch and patch["verification"] is None:
+        patch["verification"] = call.get(Editing).verification
 
     def change(before: Subscription) -> Subscription:
         if patch.get("tenant", before.tenant) != before.tenant:

@@ -41,9 +41,10 @@ def api(
         note(f"API keys are sent to {host} in the clear, unless a proxy in front of it does TLS")
 
     async def main(stop: asyncio.Event) -> None:
+        listening = [(host, port)] if port else []  # a free one is not known yet
         async with (
             observed(settings, "api") as shown,
-            api_app(settings, observed=shown) as app,
+            api_app(settings, observed=shown, listening=listening) as app,
             served(app, host, port, what="the API") as url,
         ):
             say(f"ready: {url}")

@@ -16,6 +16,7 @@ from streams.secret_keys import SecretKeys
 from streams.settings import Settings
 from streams.verification import Refused, confirmed
 from streams.verifier import open_verifier
+from streams.wiring import make_guard
 
 
 def verify(
@@ -41,7 +42,8 @@ def verify(
 
 
 async def _verify(settings: Settings, id_: str) -> Subscription:
-    async with open_editor(settings) as editor, open_verifier(settings, SecretKeys(settings).open) as verifier:
+    guard, opener = await make_guard(settings), SecretKeys(settings).open
+    async with open_editor(settings) as editor, open_verifier(settings, opener, guard) as verifier:
         found = editor.get(id_)
         if found is None:
             raise unknown(id_)

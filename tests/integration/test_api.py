@@ -62,13 +62,13 @@ Api = Callable[[str], Caller]
 @pytest.fixture
 async def settings(kafka: Cluster, prefix: str) -> Settings:
     await apply_topics({"bootstrap.servers": kafka.bootstrap}, Topics(prefix, 2).specs(), -1)
-    return Settings(bootstrap=kafka.bootstrap, prefix=prefix, api_rate=0, partitions=2)
+    return Settings(bootstrap=kafka.bootstrap, prefix=prefix, api_rate=0, partitions=2, api_verification="none")
 
 
 @asynccontextmanager
-async def running(settings: Settings) -> AsyncIterator[Api]:
+async def running(settings: Settings, **options: Any) -> AsyncIterator[Api]:
     """The API in this process; calls by key."""
-    async with api_app(settings, KEYS) as app, TestServer(app) as server, ClientSession() as session:
+    async with api_app(settings, KEYS, **options) as app, TestServer(app) as server, ClientSession() as session:
         url = str(server.make_url("")).rstrip("/")
         yield lambda key: Caller(session, url, key)
 

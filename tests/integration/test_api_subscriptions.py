@@ -118,6 +118,65 @@ async def test_what_may_not_stand_in_one_is_said(settings: Settings, given: dict
         assert await api("acme").get("/v1/subscriptions") == {"items": [], "next": None}
 
 
+REFUSED = {
+    "https://127.0.0.1/": "a loopback address",
+    "https://[::ffff:169.254.169.254]/": "a link-local address",
+    "https://metadata.google.internal/": "the name of a cloud metadata service",
+    "https://a.example:22/": "is not for webhooks",
+    "http://1.1.1.1/": "without encryption",
+    "https://2130706433/": "looks like a number",
+}
+
+
+async def test_a_url_that_deliveries_may_not_go_to_is_refused(settings: Settings) -> None:
+    async with running(settings) as api:
+        acme = api("acme")
+        made = await create(acme, secrets=[SECRET])
+        path, now = f"/v1/subscriptions/{made['id']}", {"If-Match": "*"}
+        for url, said in REFUSED.items():
+            for method, where in (("POST", "/v1/subscriptions"), ("PUT", "/v1/subscriptions/a"), ("PUT", path)):
+                headers = now if where == path else {}
+                status, problem, _ = await acme.ask(method, where, json=HOOK | {"url": url}, headers=headers)
+                assert (status, problem["errors"][0]["path"], said in problem["detail"]) == (422, "/url", True), problem
+            assert (await acme.ask("PATCH", path, json={"url": url}, headers=now))[0] == 422
+        assert (await acme.get("/v1/subscriptions"))["items"] == [made]
+
+
+async def test_the_api_itself_is_no_endpoint_whatever_is_opened(settings: Settings) -> None:
+    opened = settings.model_copy(update={"allow_private_networks": True})
+    async with running(opened, listening=[("0.0.0.0", 8080)]) as api:
+        acme = api("acme")
+        await create(acme, url="http://127.0.0.1:8081/")
+        body = HOOK | {"url": "http://127.0.0.1:8080/v1/sources/x"}
+        status, problem, _ = await acme.ask("POST", "/v1/subscriptions", json=body)
+        assert (status, "where this system itself listens" in problem["detail"]) == (422, True), problem
+
+
+async def test_a_url_that_was_taken_stays_when_the_guard_changes(settings: Settings) -> None:
+    """What does not touch the URL may still be changed: to pause it, for instance."""
+    opened = settings.model_copy(update={"allow_private_networks": True})
+    async with running(opened) as api:
+        made = await create(api("acme"), url="https://10.0.0.1/")
+    async with running(settings) as api:
+        status, paused, _ = await api("acme").ask("POST", f"/v1/subscriptions/{made['id']}/pause")
+        assert (status, paused["state"]) == (200, "paused")
+
+
+async def test_who_does_not_say_how_is_verified_as_the_setting_has_it(settings: Settings) -> None:
+    asking = settings.model_copy(update={"api_verification": "cloudevents"})
+    async with running(asking) as api:
+        acme = api("acme")
+        made = await create(acme)
+        assert (made["verification"], made["state"]) == ("cloudevents", "pending")
+        assert (await create(acme, verification="none"))["state"] == "active"
+        path, now = f"/v1/subscriptions/{made['id']}", {"If-Match": "*"}
+        for method, body in (("PATCH", {"verification": None}), ("PUT", HOOK)):
+            status, _, _ = await acme.ask("PATCH", path, json={"verification": "none"}, headers=now)
+            assert status == 200
+            status, changed, _ = await acme.ask(method, path, json=body, headers=now)
+            assert (status, changed["verification"]) == (200, "cloudevents"), "the default of a field that is not said"
+
+
 async def test_secrets_are_shown_once_kept_when_sent_back_and_revealed_on_request(settings: Settings) -> None:
     async with running(settings) as api:
         acme = api("acme")
