@@ -18,8 +18,9 @@ from connectors.history.queries import INSERT
 
 #: How long a statement waits for another process.
 BUSY_SECONDS = 5.0
-CACHE_KIB = 64 * 1024
-WAL_PAGES = 4_000
+CACHE_KIB = 128 * 1024
+#: Pages are changed again and again before the log is written back: 128 MiB of it.
+WAL_PAGES = 16_000
 _PAGE_BYTES = 8192
 
 
@@ -57,7 +58,7 @@ class SqliteDatabase:
             check_same_thread=False,  # one thread at a time, and the last one closes
             factory=_Connection,
         )
-        pragmas = [f"cache_size = -{CACHE_KIB if writing else CACHE_KIB // 8}"]
+        pragmas = [f"cache_size = -{CACHE_KIB if writing else CACHE_KIB // 16}"]
         if not writing:
             pragmas.append("query_only = ON")
         for pragma in pragmas:
