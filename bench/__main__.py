@@ -18,6 +18,7 @@ from bench import (
     history,
     ingest,
     latency,
+    metrics_cost,
     neighbour,
     rebalance,
     render,
@@ -57,6 +58,7 @@ FIGURES = {
     "history": history.main,
     "history_delivery": history.main,
     "history_failures": history.main,
+    "metrics_cost": metrics_cost.main,
 }
 
 

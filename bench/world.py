@@ -118,10 +118,18 @@ async def worker(bootstrap: str, prefix: str, partitions: int, part: Role, **ext
     report(peak / (1 << 20))
 
 
-async def throughput(bootstrap: str, prefix: str, partitions: int, part: Role, counter: str, total: int) -> None:
-    """A role: a worker of one role; reports how many of `counter` it makes a CPU second, from the first fifth until
-    `total` are committed."""
-    engine = Worker(settings(bootstrap, prefix, partitions), [part])
+async def throughput(
+    bootstrap: str,
+    prefix: str,
+    partitions: int,
+    part: Role,
+    counter: str,
+    total: int,
+    extra: dict[str, Any] | None = None,
+) -> None:
+    """A role: a worker of one role, with further settings; reports how many of `counter` it makes a CPU second, from
+    the first fifth until `total` are committed."""
+    engine = Worker(settings(bootstrap, prefix, partitions, **(extra or {})), [part])
     stop = asyncio.Event()
     running = asyncio.create_task(engine.run(stop))
     counters = engine.counters

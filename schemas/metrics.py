@@ -107,6 +107,11 @@ _DELIVERY = (
     ),
 )
 
+_HISTORY = (
+    Metric("distributary_history_stored_total", "counter", "Attempts added to the database."),
+    Metric("distributary_history_undecodable_total", "counter", "Records that are no attempts, passed over."),
+)
+
 _EVERY_ROLE = (
     Metric("distributary_ready", "gauge", "1 when /readyz says so, 0 otherwise.", ("role",)),
     Metric("distributary_http_requests_total", "counter", "Requests to the API or the registry.", ("role", "status")),
@@ -130,5 +135,6 @@ BY_ROLE: dict[str, tuple[Metric, ...]] = {
     "Every worker": _WORKER,
     "Workers that fan out": _FAN_OUT,
     "Workers that deliver": _DELIVERY,
+    "The history": _HISTORY,
 }
 METRICS: dict[str, Metric] = {metric.name: metric for group in BY_ROLE.values() for metric in group}

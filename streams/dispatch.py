@@ -189,6 +189,8 @@ class Dispatch:
         self._order_waits: dict[int, set[str]] = {}  # by partition: lanes whose order is not known yet
         self._stopping = False
         settler.on_settled(self._on_settled)
+        if meter is not None:
+            settler.on_settled(meter.settled)
         table.on_change(self._on_subscription)
         endpoints.on_change(self._on_endpoint)
 

@@ -14,6 +14,7 @@ from streams.cli.logs import log_to_stderr
 from streams.cli.options import Bootstrap, Prefix, RegistryUrl, Store, load_settings, open_registry
 from streams.cli.output import note, say
 from streams.cli.running import run
+from streams.observed import Observed, observed
 from streams.wiring import client_config, history_store
 
 _DAY_MS = 86_400_000
@@ -44,8 +45,18 @@ def history(
     config, topic, clock = client_config(settings), settings.topics.attempts, SystemClock()
 
     async def main(stop: asyncio.Event) -> None:
+        async with observed(settings, "history") as shown:
+            await keep(stop, shown)
+
+    async def keep(stop: asyncio.Event, shown: Observed | None) -> None:
         await require_topics(config, [topic])
         kept = history_store(settings)
+        acquired: list[str] = []
+
+        def on_acquired() -> None:
+            acquired.append(topic)
+            say(f"ready: {topic}")
+
         try:
             async with open_registry(settings) as registry:
                 ingest = HistoryIngest(
@@ -56,9 +67,17 @@ def history(
                     Retention(round(settings.history_days * _DAY_MS), settings.history_attempts_max),
                     now_ms=clock.now_ms,
                     monotonic=clock.monotonic,
-                    on_acquired=lambda: say(f"ready: {topic}"),
+                    on_acquired=on_acquired,
                     on_waiting=lambda: note("another process writes to this database; waiting until it has gone"),
                 )
+                if shown is not None:
+                    shown.works(
+                        lambda: [] if acquired else ["another process writes to this database"],
+                        lambda: [
+                            ("distributary_history_stored_total", (), float(ingest.stored)),
+                            ("distributary_history_undecodable_total", (), float(ingest.undecodable)),
+                        ],
+                    )
                 await ingest.run(stop)
                 note(f"{ingest.stored:,} attempts were added")
         finally:

@@ -18,7 +18,7 @@ from schemas.delivery import Delivery, decode_delivery, encode_fresh, encode_tai
 from schemas.event import Event
 from schemas.metrics import BY_ROLE, METRICS, PROCESS, Histogram, Sample
 from schemas.post import PostResult
-from streams.meter import FAILED_MAX, Meter
+from streams.meter import AGES_MAX, FAILED_MAX, Meter
 from tests.docs import ROOT, tables
 from tests.metrics import page, scrape, value
 
@@ -101,6 +101,17 @@ def test_a_meter_measures_first_attempts_and_what_is_accepted() -> None:
     meter.attempted(delivery(attempt=1), 0, RECEIVED_MS + 5_000, good, True)
     assert sum(meter.first_attempt.counts) == 2
     assert meter.delivered.sum == 130 + 5_030
+
+
+def test_a_busy_worker_measures_the_age_of_some() -> None:
+    meter = Meter()
+    for transactions in (1, 2):
+        for _ in range(3 * AGES_MAX):
+            meter.answered(PostResult(204, 0))
+            meter.attempted(delivery(), 0, RECEIVED_MS, PostResult(204, 0), True)
+        assert sum(meter.attempt.counts) == transactions * 3 * AGES_MAX
+        assert sum(meter.delivered.counts) == sum(meter.first_attempt.counts) == transactions * AGES_MAX
+        meter.settled()
 
 
 def test_a_clock_that_was_set_back_makes_no_negative_ages() -> None:
