@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from connectors.end_offsets import EndOffsets
 from connectors.local_kafka import Cluster
 from streams.app import Worker
 from streams.wiring import WorkerError
@@ -237,3 +238,19 @@ async def test_the_history_shows_what_it_keeps(kafka: Cluster, prefix: str, tmp_
             return counts == [2, 1] and value(found, "distributary_ready", role="history") == 1
 
         await eventually_async(all_kept, timeout_s=30)
+
+
+async def test_ends_are_known_of_what_there_is(kafka: Cluster, prefix: str) -> None:
+    site = await Site.made(kafka.bootstrap, prefix, partitions=1)
+    site.write(site.topics.events, [(b"k", b"v")] * 3)
+    ours, missing = (site.topics.events, 0), (f"{prefix}nothing", 0)
+    places = [ours, missing]
+    ends = EndOffsets({"bootstrap.servers": kafka.bootstrap}, lambda: places)
+    following = asyncio.create_task(ends.follow())
+    try:
+        await eventually_async(lambda: ends.get(ours) == 3 or following.done(), timeout_s=20)
+        assert ends.get(missing) is None
+        assert not following.done()
+    finally:
+        following.cancel()
+        await asyncio.gather(following, return_exceptions=True)
