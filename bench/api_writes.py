@@ -74,7 +74,8 @@ async def write(url: str, *, writes: int, clients: int = CLIENTS, counters: int 
                 await count(path)
 
         async def make(number: int) -> str:
-            made = {"url": f"https://e{number}.example/", "event_types": ["order.*"], "description": "0"}
+            url = f"https://e{number}.example/"
+            made = {"url": url, "event_types": ["order.*"], "description": "0", "verification": "none"}
             _, document = await ask("POST", "/v1/subscriptions", {201}, json=made)
             return f"/v1/subscriptions/{document['id']}"
 
