@@ -782,10 +782,10 @@ class FrameConsumer(FaustConsumer):
         return {}
 
     async def seek_wait(self, partitions: Mapping[TP, int]) -> None:
-        raise NotImplementedError("to replay, reset the group's offsets (distributary replay)")
+        raise NotImplementedError("to replay, reset the group's offsets (distributary replay offsets)")
 
     async def _seek(self, partition: TP, offset: int) -> None:
-        raise NotImplementedError("to replay, reset the group's offsets (distributary replay)")
+        raise NotImplementedError("to replay, reset the group's offsets (distributary replay offsets)")
 
     async def position(self, tp: TP) -> int | None:
         ledger = self._ledger((tp.topic, tp.partition))

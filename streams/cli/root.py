@@ -70,7 +70,7 @@ app.add_typer(quarantine.app, name="quarantine", rich_help_panel="Use it")
 app.command("listen", rich_help_panel="Use it")(listen.listen)
 app.command("send", rich_help_panel="Use it")(send.send)
 app.command("tail", rich_help_panel="Use it")(tail.tail)
-app.command("replay", rich_help_panel="Use it")(replay.replay)
+app.add_typer(replay.app, name="replay", rich_help_panel="Use it")
 
 
 class _State:

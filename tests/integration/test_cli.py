@@ -38,7 +38,7 @@ COMMANDS = [
     ["subscriptions", "delete"],
     ["send"],
     ["tail"],
-    ["replay"],
+    ["replay", "offsets"],
 ]
 TOPICS = len(Topics().specs())
 
@@ -86,7 +86,7 @@ def test_topics_that_are_missing_are_said_by_every_command(cli: Cli) -> None:
     for words in (["send", "--type", "a"], ["tail", "events"], ["subscriptions", "list"]):
         assert "does not exist; run `distributary topics apply`" in cli.fails(*words)
     assert f"the topic {prefix}events does not exist; run `distributary topics apply`" in cli.fails("worker")
-    assert cli.fails("replay", "--group", "fan-out", "--to-earliest").startswith(
+    assert cli.fails("replay", "offsets", "--group", "fan-out", "--to-earliest").startswith(
         f"the topic {prefix}events does not exist"
     )
 

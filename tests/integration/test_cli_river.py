@@ -134,12 +134,12 @@ def test_tail_follows_from_now_on_and_ends_with_ctrl_c(cli: Cli) -> None:
 
 def test_wrong_usage_is_told_with_the_option(cli: Cli) -> None:
     assert "attempts, dead, operations are by subscription" in cli.misused("tail", "events", "--subscription", "a")
-    replay = ("replay", "--group", "delivery")
+    replay = ("replay", "offsets", "--group", "delivery")
     assert "give one of --to-time, --to-offset and --to-earliest" in cli.misused(*replay)
     assert "has no time zone" in cli.misused(*replay, "--to-time", "2026-08-01T12:00:00")
     assert "is not a time such as" in cli.misused(*replay, "--to-time", "yesterday")
     assert "add --partition" in cli.misused(*replay, "--to-offset", "3")
-    assert "add --topic" in cli.misused("replay", "--group", "other", "--to-earliest")
+    assert "add --topic" in cli.misused("replay", "offsets", "--group", "other", "--to-earliest")
 
 
 def worker_ready(worker: Started) -> None:
@@ -172,7 +172,7 @@ async def test_the_river_runs_stops_and_is_replayed(cli: Cli) -> None:
                 message="webhooks",
             )
             assert all(stats.invalid == 0 for stats in receiver.stats().values())
-            running = await _thread(lambda: cli.fails("replay", "--group", "delivery", "--to-earliest", "--yes"))
+            running = await _thread(lambda: cli.fails("replay", "offsets", "--group", "delivery", "--to-earliest", "--yes"))
             assert re.match(r"the group \S+ is running \(.+\); stop its workers first", running)
             worker.process.send_signal(signal.SIGTERM)
             await _thread(lambda: worker.ends(0))
@@ -193,7 +193,7 @@ async def test_the_river_runs_stops_and_is_replayed(cli: Cli) -> None:
             assert shown in (await _run(cli, "tail", topic, "--from-beginning", "--no-follow"))
 
         # Replay: asked first, refused without a terminal, looked at, done; the same webhook-ids arrive again.
-        replay = ("replay", "--group", "delivery", "--to-earliest")
+        replay = ("replay", "offsets", "--group", "delivery", "--to-earliest")
         assert "no terminal to ask on; add --yes" in await _thread(lambda: cli.fails(*replay))
         look = await _thread(lambda: cli.lines(*replay, "--dry-run", "--json"))
         assert sum(move["records_max"] for move in look) >= 10
@@ -233,7 +233,7 @@ def test_replay_to_a_time_and_to_an_offset(cli: Cli) -> None:
     cli.run(*SEND, "--subject", "same", "--count", "4")
     seen = tail(cli, "events")
     place, third = seen[0]["partition"], seen[2]
-    replay = ("replay", "--group", "fan-out", "--dry-run", "--json")
+    replay = ("replay", "offsets", "--group", "fan-out", "--dry-run", "--json")
     (by_offset,) = cli.lines(*replay, "--partition", str(place), "--to-offset", "1")
     assert (by_offset["target"], by_offset["end"], by_offset["records_max"]) == (1, 4, 3)
     by_time = {move["partition"]: move for move in cli.lines(*replay, "--to-time", third["timestamp"])}
