@@ -277,20 +277,22 @@ def _partition_problems(specs: Sequence[TopicSpec], actual: Mapping[str, int]) -
         if len(set(counts.values())) > 1:
             listed = ", ".join(f"{name} {count}" for name, count in counts.items())
             problems.append(
-                f"deliveries, retries and parked ones must have equal numbers of partitions, and have: {listed}"
+                "deliveries, retries, parked and replayed ones must have equal numbers of partitions, and have: "
+                f"{listed}"
             )
     return problems
 
 
 def _equal_groups(specs: Sequence[TopicSpec]) -> list[list[str]]:
-    """Names of the topics that need as many partitions as each other: deliveries, their retry tiers, parked ones."""
+    """Names of the topics that need as many partitions as each other: deliveries, their retry tiers, parked and replayed
+    ones."""
     groups: dict[str, list[str]] = {}
     for spec in specs:
         groups.setdefault(_TIER.sub("", spec.name), []).append(spec.name)
     return [names for names in groups.values() if len(names) > 1]
 
 
-_TIER = re.compile(r"(?<=deliveries)\.(retry\.[^.]+|parked)$")
+_TIER = re.compile(r"(?<=deliveries)\.(retry\.[^.]+|parked|replay)$")
 
 
 # --- applying -------------------------------------------------------------------------------------------------

@@ -52,7 +52,7 @@ class TopicSpec(msgspec.Struct, frozen=True):
 class Topics(msgspec.Struct, frozen=True):
     """The names of all topics under a prefix, and how many partitions they have.
 
-    `deliveries`, its retry tiers and `deliveries.parked` have equal partition counts: with the `range` assignor, equal
+    `deliveries`, its retry tiers, `deliveries.parked` and `deliveries.replay` have equal partition counts: with the `range` assignor, equal
     partitions meet in one worker, which is what lets circuits and limits work without coordination.
     """
 
@@ -74,6 +74,11 @@ class Topics(msgspec.Struct, frozen=True):
     @property
     def parked(self) -> str:
         return f"{self.prefix}deliveries.parked"
+
+    @property
+    def replay(self) -> str:
+        """The replay lane: what replays send again."""
+        return f"{self.prefix}deliveries.replay"
 
     @property
     def dead(self) -> str:
@@ -131,6 +136,7 @@ class Topics(msgspec.Struct, frozen=True):
             *(TopicSpec(name, n, "delete", 7 * DAY_MS, DELIVERY_BYTES_MAX) for name in self.tiers.values()),
             # Two days more than a delivery may be parked.
             TopicSpec(self.parked, n, "delete", 16 * DAY_MS, DELIVERY_BYTES_MAX),
+            TopicSpec(self.replay, n, "delete", 3 * DAY_MS, DELIVERY_BYTES_MAX),
             TopicSpec(self.dead, n, "delete", 30 * DAY_MS, DELIVERY_BYTES_MAX),
             TopicSpec(self.quarantine, n, "delete", 30 * DAY_MS, 9 * MIB),
             TopicSpec(self.attempts, n, "delete", 7 * DAY_MS, MIB),
