@@ -152,7 +152,7 @@ def decode_delivery(value: bytes, version: int = 1) -> Delivery:
     compares the schema id.
     """
     try:
-        delivery, at = _read_delivery(value, codec.HEADER_BYTES, version)
+        delivery, at = read_delivery(value, codec.HEADER_BYTES, version)
     except IndexError:
         raise UndecodableError("truncated", "the delivery ends before its last field") from None
     except UnicodeDecodeError as error:
@@ -162,7 +162,7 @@ def decode_delivery(value: bytes, version: int = 1) -> Delivery:
     return delivery
 
 
-def _read_delivery(value: bytes, start: int, version: int) -> tuple[Delivery, int]:
+def read_delivery(value: bytes, start: int, version: int) -> tuple[Delivery, int]:
     # Lengths of less than 64 are one byte, twice the length: written out here, where it is read for every POST.
     at, twice = start + 1, value[start]
     if twice & 0x81:

@@ -1,0 +1,59 @@
+"""Dead letters as they are read: which event, for whom, every attempt, and why it was given up.
+
+They are written by `schemas/delivery.py`'s `encode_dead_letter`. What is given here serves people and programs that
+look, not the path of deliveries. This file does not say whether one was retried or discarded (`streams/core/dead.py`).
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from schemas import codec
+from schemas.codec import get_long, get_string
+from schemas.delivery import Delivery, Facts, Try, facts_of, read_delivery
+from schemas.errors import UndecodableError
+
+
+class DeadLetter(msgspec.Struct, frozen=True, gc=False):
+    """A delivery given up, with all its attempts; `dead_ms` is when, `detail` a sentence about the end."""
+
+    reason: str
+    detail: str
+    dead_ms: int
+    delivery: Delivery
+
+    @property
+    def facts(self) -> Facts:
+        """Of its event."""
+        return facts_of(self.delivery)
+
+    @property
+    def last(self) -> Try | None:
+        """The last attempt; None when none was made."""
+        return self.delivery.tries[-1] if self.delivery.tries else None
+
+
+def decode_dead_letter(value: bytes | None) -> DeadLetter:
+    """The dead letter in a framed value of any version of ours. UndecodableError when it is none.
+
+    Version 2 ends with a map of headers, which takes at least a byte, and version 1 without: so what is there tells
+    which it is, and no registry is asked.
+    """
+    codec.wire_schema_id(value)
+    assert value is not None  # wire_schema_id refuses it
+    try:
+        reason, at = get_string(value, codec.HEADER_BYTES)
+        detail, at = get_string(value, at)
+        dead_ms, start = get_long(value, at)
+        delivery, at = read_delivery(value, start, 1)
+        if at < len(value):
+            delivery, at = read_delivery(value, start, 2)
+        letter = DeadLetter(reason, detail, dead_ms, delivery)
+        _ = letter.facts  # or a later question would find out
+    except IndexError:
+        raise UndecodableError("truncated", "the dead letter ends before its last field") from None
+    except UnicodeDecodeError as error:
+        raise UndecodableError("avro", f"a string is not UTF-8: {error}") from None
+    if at != len(value):
+        raise UndecodableError("avro", f"{len(value) - at} bytes follow the dead letter")
+    return letter
