@@ -52,8 +52,9 @@ class TopicSpec(msgspec.Struct, frozen=True):
 class Topics(msgspec.Struct, frozen=True):
     """The names of all topics under a prefix, and how many partitions they have.
 
-    `deliveries`, its retry tiers, `deliveries.parked` and `deliveries.replay` have equal partition counts: with the `range` assignor, equal
-    partitions meet in one worker, which is what lets circuits and limits work without coordination.
+    `deliveries`, its retry tiers, `deliveries.parked` and `deliveries.replay` have equal partition counts: with the
+    `range` assignor, equal partitions meet in one worker, which is what lets circuits and limits work without
+    coordination.
     """
 
     prefix: str = ""
@@ -121,6 +122,15 @@ class Topics(msgspec.Struct, frozen=True):
         return f"{self.prefix}sources"
 
     @property
+    def replays(self) -> str:
+        """Orders to replay; `replay` is what they make."""
+        return f"{self.prefix}replays"
+
+    @property
+    def replays_progress(self) -> str:
+        return f"{self.prefix}replays.progress"
+
+    @property
     def tiers(self) -> dict[int, str]:
         """Topic by hold in milliseconds, ascending."""
         return {hold_ms: f"{self.prefix}deliveries.retry.{suffix}" for suffix, hold_ms in HOLDS_MS.items()}
@@ -149,4 +159,7 @@ class Topics(msgspec.Struct, frozen=True):
             TopicSpec(self.seen, 1, "compact,delete", 2 * DAY_MS, MIB),
             TopicSpec(self.event_types, 1, "compact", None, MIB),
             TopicSpec(self.sources, 1, "compact", None, MIB),
+            # Twice as long as the dead letters of which they tell whether they were retried.
+            TopicSpec(self.replays, 1, "compact,delete", 60 * DAY_MS, MIB),
+            TopicSpec(self.replays_progress, 1, "compact,delete", 60 * DAY_MS, MIB),
         ]

@@ -44,6 +44,8 @@ class OwnSchemas(DeliverySchemas, frozen=True, kw_only=True):
     seen: int
     event_type: int
     source: int
+    replay: int
+    replay_progress: int
 
 
 def client_config(settings: Settings) -> dict[str, Any]:
@@ -133,4 +135,6 @@ async def register_own_schemas(registry: Registry, topics: Topics) -> OwnSchemas
         seen=await registry.register(f"{topics.seen}-value", own_schema("seen.v1")),
         event_type=await registry.register(f"{topics.event_types}-value", own_schema("event_type.v1")),
         source=await registry.register(f"{topics.sources}-value", own_schema("source.v1")),
+        replay=await registry.register(f"{topics.replays}-value", own_schema("replay.v1")),
+        replay_progress=await registry.register(f"{topics.replays_progress}-value", own_schema("replay_progress.v1")),
     )

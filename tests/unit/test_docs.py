@@ -210,6 +210,8 @@ def kind(avro: Any) -> str:
         ("Source", "source.v1"),
         ("Seen", "seen.v1"),
         ("EventType", "event_type.v1"),
+        ("Replay", "replay.v1"),
+        ("ReplayProgress", "replay_progress.v1"),
     ],
 )
 def test_records(heading: str, schema: str) -> None:
@@ -226,6 +228,15 @@ def test_the_items_of_attempts_in_a_delivery() -> None:
     )
     said = tables((REFERENCE / "records.md").read_text(), "Try")
     fields = attempts["type"]["items"]["fields"]
+    assert [row[:2] for row in said] == [[f"`{field['name']}`", kind(field["type"])] for field in fields]
+
+
+def test_the_selection_of_a_replay() -> None:
+    (selection,) = (
+        each for each in orjson.loads(codec.own_schema("replay.v1"))["fields"] if each["name"] == "selection"
+    )
+    said = tables((REFERENCE / "records.md").read_text(), "Selection")
+    fields = selection["type"]["fields"]
     assert [row[:2] for row in said] == [[f"`{field['name']}`", kind(field["type"])] for field in fields]
 
 
