@@ -15,7 +15,15 @@ from schemas import codec
 from schemas.errors import UndecodableError
 
 Circuit = Literal["closed", "open"]
-Kind = Literal["endpoint.disabled", "endpoint.enabled", "circuit.opened", "circuit.closed"]
+Kind = Literal[
+    "endpoint.disabled",
+    "endpoint.enabled",
+    "circuit.opened",
+    "circuit.closed",
+    "dead_letters.written",
+    "quarantine.grew",
+    "replay.finished",
+]
 
 #: `disabled_reason` when the owner did it (`distributary endpoints disable`).
 OWNER = "owner"
@@ -42,7 +50,12 @@ class EndpointState(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 
 class Operation(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """What happened to an endpoint, and when; field for field `schemas/avro/operation.v1.avsc`."""
+    """What an operator may want to hear of; field for field `schemas/avro/operation.v2.avsc`, which says more of each.
+
+    Of endpoints, `subscription_id` and `tenant`; of dead letters (one for a subscription and a while) also how many and
+    where; of quarantine (one for a partition and a while) no subscription and no tenant; of a replay its id, how it
+    ended (`reason`) and how many deliveries it sent (`count`).
+    """
 
     kind: Kind
     subscription_id: str
@@ -50,6 +63,16 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     at_ms: int
     reason: str = ""
     detail: str = ""
+    count: int = 0
+    partition: int = -1
+    first_offset: int = -1
+    last_offset: int = -1
+    replay_id: str = ""
+
+    @property
+    def key(self) -> bytes | None:
+        """Of the record: who or what it is about; None for quarantine."""
+        return (self.subscription_id or self.replay_id).encode() or None
 
 
 def url_hash(url: str) -> str:
@@ -58,7 +81,7 @@ def url_hash(url: str) -> str:
 
 
 _STATE = codec.parse_schema(codec.own_schema("endpoint_state.v1"))
-_OPERATION = codec.parse_schema(codec.own_schema("operation.v1"))
+_OPERATION = codec.parse_schema(codec.own_schema("operation.v2"))
 
 
 def encode_state(header: bytes, state: EndpointState) -> bytes:
@@ -72,12 +95,12 @@ def decode_state(value: bytes | None) -> EndpointState:
 
 
 def encode_operation(header: bytes, operation: Operation) -> bytes:
-    """The framed value of operation.v1; `header` is that of `codec.wire_header`."""
+    """The framed value of operation.v2; `header` is that of `codec.wire_header`."""
     return codec.encode(codec.wire_schema_id(header), _OPERATION, msgspec.structs.asdict(operation))
 
 
 def decode_operation(value: bytes | None) -> Operation:
-    """The operation in a framed value that was written with operation.v1; UndecodableError when it was not."""
+    """The operation in a framed value that was written with operation.v2; UndecodableError when it was not."""
     return _decode(value, _OPERATION, Operation)
 
 

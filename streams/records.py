@@ -109,7 +109,7 @@ class Records:
     def operation(self, operation: Operation) -> Out:
         """What an operator may want to hear of."""
         value = encode_operation(self._operation_header, operation)
-        return (self._topics.operations, operation.subscription_id.encode(), value, -1, None)
+        return (self._topics.operations, operation.key, value, -1, None)
 
 
 def after(delivery: Delivery, number: int, due_ms: int, started_ms: int, result: PostResult) -> Delivery:

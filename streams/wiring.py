@@ -129,7 +129,7 @@ async def register_own_schemas(registry: Registry, topics: Topics) -> OwnSchemas
         attempt=await registry.register(f"{topics.attempts}-value", own_schema("attempt.v1")),
         dead_letter=await registry.register(f"{topics.dead}-value", dead_letter_schema()),
         endpoint_state=await registry.register(f"{topics.endpoints_state}-value", own_schema("endpoint_state.v1")),
-        operation=await registry.register(f"{topics.operations}-value", own_schema("operation.v1")),
+        operation=await registry.register(f"{topics.operations}-value", own_schema("operation.v2")),
         api_key=await registry.register(f"{topics.api_keys}-value", own_schema("api_key.v1")),
         audit_record=await registry.register(f"{topics.audit}-value", own_schema("audit_record.v1")),
         seen=await registry.register(f"{topics.seen}-value", own_schema("seen.v1")),

@@ -27,6 +27,7 @@ OWN = {
         "event.v2",
         "event.v3",
         "operation.v1",
+        "operation.v2",
         "subscription.v1",
         "subscription.v2",
         "subscription.v3",

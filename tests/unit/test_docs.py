@@ -204,7 +204,7 @@ def kind(avro: Any) -> str:
         ("DeadLetter", "dead_letter.v2"),
         ("Subscription", "subscription.v4"),
         ("EndpointState", "endpoint_state.v1"),
-        ("Operation", "operation.v1"),
+        ("Operation", "operation.v2"),
         ("ApiKey", "api_key.v1"),
         ("AuditRecord", "audit_record.v1"),
         ("Source", "source.v1"),

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas import codec
+from schemas.compatibility import Level, incompatibilities
 from schemas.endpoint import (
     EndpointState,
+    Kind,
     Operation,
     decode_operation,
     decode_state,
@@ -39,12 +43,17 @@ states = st.builds(
 )
 operations = st.builds(
     Operation,
-    kind=st.sampled_from(["endpoint.disabled", "endpoint.enabled", "circuit.opened", "circuit.closed"]),
+    kind=st.sampled_from(get_args(Kind)),
     subscription_id=texts,
     tenant=texts,
     at_ms=times,
     reason=texts,
     detail=texts,
+    count=times,
+    partition=st.integers(-1, 2**31 - 1),
+    first_offset=times,
+    last_offset=times,
+    replay_id=texts,
 )
 
 
@@ -61,7 +70,7 @@ def test_an_operation_comes_back(operation: Operation) -> None:
 
 
 def test_the_schemas_have_the_same_fields_and_defaults() -> None:
-    for name, kind in (("endpoint_state.v1", EndpointState), ("operation.v1", Operation)):
+    for name, kind in (("endpoint_state.v1", EndpointState), ("operation.v2", Operation)):
         schema = codec.parse_schema(codec.own_schema(name))
         fields = msgspec.structs.fields(kind)
         assert [field["name"] for field in schema["fields"]] == [field.name for field in fields]
@@ -94,6 +103,22 @@ def test_an_operation_of_an_unknown_kind_is_refused() -> None:
     value = encode_operation(HEADER, Operation(kind="circuit.closed", subscription_id="a", at_ms=1))
     with pytest.raises(UndecodableError, match="kind"):
         decode_operation(value.replace(b"closed", b"melted"))
+
+
+def test_operations_of_both_versions_are_read_as_either() -> None:
+    old, new = (codec.own_schema(f"operation.v{version}") for version in (1, 2))
+    assert not incompatibilities(Level.FULL, new, [old])
+    fields = {"kind": "circuit.opened", "subscription_id": "a", "tenant": "t", "at_ms": 1, "reason": "", "detail": "d"}
+    value = codec.encode(1, codec.parse_schema(old), fields)
+    read = codec.decode(value, codec.parse_schema(old), codec.parse_schema(new))
+    expected = Operation(kind="circuit.opened", subscription_id="a", tenant="t", at_ms=1, detail="d")
+    assert msgspec.convert(read, Operation) == expected
+
+
+def test_the_key_is_whom_it_is_about() -> None:
+    for subscription_id, replay_id, key in (("a", "", b"a"), ("", "rpl_1", b"rpl_1"), ("", "", None)):
+        operation = Operation(kind="replay.finished", subscription_id=subscription_id, replay_id=replay_id, at_ms=1)
+        assert operation.key == key
 
 
 HASH = "d6ab8982c8d4b2c0"  # stored in records: another way of hashing would void them all
