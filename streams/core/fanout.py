@@ -13,7 +13,7 @@ from hashlib import blake2b
 from typing import NamedTuple
 
 from schemas.codec import put_long, put_string
-from schemas.delivery import FRESH, Wire, encode_tail
+from schemas.delivery import FRESH, Pairs, Wire, encode_tail
 from schemas.errors import TransformFailedError, UnresolvableError
 from schemas.event import Event
 from schemas.frame import Out
@@ -80,10 +80,16 @@ class Targets:
 
     __slots__ = ("by_format", "count", "parts", "subscriptions")
 
-    def __init__(self, subscriptions: Sequence[Subscription], before: Targets | None = None) -> None:
-        """`before` are those of the same tenant and event type before the change: not to be used any more."""
+    def __init__(
+        self,
+        subscriptions: Sequence[Subscription],
+        before: Targets | None = None,
+        keep: Callable[[Subscription], bool] | None = None,
+    ) -> None:
+        """`before` are those of the same tenant and event type before the change: not to be used any more. With `keep`,
+        only those of which it says so are meant."""
         self.subscriptions = subscriptions  # as the table has them; its identity says whether it changed
-        entitled = [each for each in subscriptions if not each.never_verified]
+        entitled = [each for each in subscriptions if not each.never_verified and (keep is None or keep(each))]
         self.count = len(entitled)
         self.by_format: dict[PayloadFormat, list[Entry]] = {}
         special: dict[int, list[Subscription]] = {}
@@ -110,16 +116,18 @@ def deliveries(
     targets: Targets,
     written: View,
     view: Callable[[int], View],
+    headers: Pairs = (),
 ) -> Plan:
     """One record per target that the event is for; ids as `schemas.ids.delivery_id` makes them.
 
-    `written` is the event as it was written, `view` gives it as of a schema version, or raises UnresolvableError.
+    `written` is the event as it was written, `view` gives it as of a schema version, or raises UnresolvableError. The
+    headers are put on every delivery, behind its own.
     """
     records: list[Out] = []
     append = records.append
     event_id = event.id.encode()
     for payload_format, entries in targets.by_format.items():
-        start, tail = _shared(wire, event, received_ms, Variant(payload_format, "", ""), written, event.data)
+        start, tail = _shared(wire, event, received_ms, Variant(payload_format, "", ""), written, event.data, headers)
         for key, hashed, fields in entries:
             digest = blake2b(event_id + hashed, digest_size=15).hexdigest()
             append((topic, key, start + digest.encode() + fields + tail, -1, None))
@@ -136,7 +144,8 @@ def deliveries(
             number = part.variant_of[at]
             shared = failure or made.get(number)
             if shared is None:
-                shared = made[number] = _variant(wire, event, received_ms, part.variants[number], version, view)
+                variant = part.variants[number]
+                shared = made[number] = _variant(wire, event, received_ms, variant, version, view, headers)
             if isinstance(shared, Failure):
                 failed.append((key.decode(), shared))
                 continue
@@ -171,17 +180,23 @@ def _chosen(
 
 
 def _variant(
-    wire: Wire, event: Event, received_ms: int, variant: Variant, version: int, view: Callable[[int], View]
+    wire: Wire,
+    event: Event,
+    received_ms: int,
+    variant: Variant,
+    version: int,
+    view: Callable[[int], View],
+    headers: Pairs,
 ) -> tuple[bytes, bytes] | Failure:
     try:
         if variant.format == "thin":  # has no data, so nothing to resolve
-            return _shared(wire, event, received_ms, variant, None, b"")
+            return _shared(wire, event, received_ms, variant, None, b"", headers)
         seen = view(version)
         if variant.transform:
             data = compile_transform(variant.transform).apply(seen.decoded)
         else:
             data = b"" if variant.format == "avro" else seen.data
-        return _shared(wire, event, received_ms, variant, seen, data)
+        return _shared(wire, event, received_ms, variant, seen, data, headers)
     except UnresolvableError as error:
         return Failure("unresolvable", str(error))
     except TransformFailedError as error:
@@ -189,11 +204,12 @@ def _variant(
 
 
 def _shared(
-    wire: Wire, event: Event, received_ms: int, variant: Variant, view: View | None, data: bytes
+    wire: Wire, event: Event, received_ms: int, variant: Variant, view: View | None, data: bytes, headers: Pairs
 ) -> tuple[bytes, bytes]:
     """What all deliveries of a variant begin and end with."""
     value = view.value if view is not None and variant.format == "avro" else b""
     version = 0 if view is None else view.version
     sent = render(event, variant.format, data, value, version, variant.content_type)
-    header = wire.v2 if sent.headers else wire.v1
-    return header + _ID_FIELD_START, encode_tail(event, received_ms, sent.content_type, sent.body, sent.headers)
+    all_headers = (*sent.headers, *headers)
+    header = wire.v2 if all_headers else wire.v1
+    return header + _ID_FIELD_START, encode_tail(event, received_ms, sent.content_type, sent.body, all_headers)

@@ -31,6 +31,7 @@ MODULES = (
     "streams/meter.py",
     "streams/observed.py",
     "streams/parking.py",
+    "streams/planning.py",
     "streams/ports.py",
     "streams/quarantine.py",
     "streams/records.py",
