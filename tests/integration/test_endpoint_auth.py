@@ -19,8 +19,10 @@ from tests.oauth2_server import Client, OAuth2Server
 SECRET = "hush-hush"
 
 
-def outcomes(site: Site, event_id: str) -> list[tuple[int, str, str]]:
-    found = site.attempts()
+Attempts = list[dict[str, Any]]
+
+
+def outcomes(found: Attempts, event_id: str) -> list[tuple[int, str, str]]:
     return sorted((one["attempt"], one["outcome"], one["cause"]) for one in found if one["event_id"] == event_id)
 
 
@@ -62,16 +64,17 @@ async def test_tokens_end_are_not_taken_and_are_refused(kafka: Cluster, prefix: 
             client = server.clients.pop("us")
             server.revoke_tokens()
             site.send(["evt_stranger"], "invoice.paid")
-            await eventually_async(lambda: outcomes(site, "evt_stranger"), timeout_s=60)
-            assert outcomes(site, "evt_stranger")[0] == (1, "retryable", "token_failed")
+            await eventually_async(lambda: outcomes(site.attempts(), "evt_stranger"), timeout_s=60)
+            assert outcomes(site.attempts(), "evt_stranger")[0] == (1, "retryable", "token_failed")
             server.clients["us"] = client
             stranger = delivery_id("evt_stranger", "b")
             await eventually_async(lambda: (stranger, 204) in server.hooked, timeout_s=60)
-            await eventually_async(lambda: outcomes(site, "evt_stranger")[-1][1] == "delivered", timeout_s=60)
-    assert all(outcomes(site, each) == [(1, "delivered", "")] for each in [*sent, "evt_revoked"])
-    failed = next(one for one in site.attempts() if one["cause"] == "token_failed")
+            await eventually_async(lambda: outcomes(site.attempts(), "evt_stranger")[-1][1] == "delivered", timeout_s=60)
+    found = site.attempts()
+    assert all(outcomes(found, each) == [(1, "delivered", "")] for each in [*sent, "evt_revoked"])
+    failed = next(one for one in found if one["cause"] == "token_failed")
     assert "invalid_client" in failed["detail"]
-    assert SECRET not in str(site.attempts())
+    assert SECRET not in str(found)
 
 
 async def test_a_client_certificate_is_shown_to_a_pinned_server(kafka: Cluster, prefix: str) -> None:

@@ -119,7 +119,7 @@ class Site:
             found: list[Any] = []
             ended: set[tuple[str | None, int | None]] = set()
             while len(ended) < len(partitions):
-                messages = consumer.consume(5_000, 1.0 if not found else 0.05)
+                messages = consumer.consume(5_000, 0.05)  # it waits for so many, or so long
                 for message in messages:
                     if message.error() is None:
                         found.append(message)
