@@ -69,7 +69,9 @@ async def test_tokens_end_are_not_taken_and_are_refused(kafka: Cluster, prefix: 
             server.clients["us"] = client
             stranger = delivery_id("evt_stranger", "b")
             await eventually_async(lambda: (stranger, 204) in server.hooked, timeout_s=60)
-            await eventually_async(lambda: outcomes(site.attempts(), "evt_stranger")[-1][1] == "delivered", timeout_s=60)
+            await eventually_async(
+                lambda: outcomes(site.attempts(), "evt_stranger")[-1][1] == "delivered", timeout_s=60
+            )
     found = site.attempts()
     assert all(outcomes(found, each) == [(1, "delivered", "")] for each in [*sent, "evt_revoked"])
     failed = next(one for one in found if one["cause"] == "token_failed")
