@@ -197,17 +197,12 @@ _SCHEMA = codec.parse_schema(codec.own_schema("api_key.v1"))
 
 def encode_key(header: bytes, key: ApiKey) -> bytes:
     """The framed value of api_key.v1; `header` is that of `codec.wire_header`."""
-    return codec.encode(codec.wire_schema_id(header), _SCHEMA, msgspec.structs.asdict(key))
+    return codec.encode_struct(header, _SCHEMA, key)
 
 
 def decode_key(value: bytes | None) -> ApiKey:
     """The key in a framed value that was written with api_key.v1; UndecodableError when it is none that may be used."""
-    codec.wire_schema_id(value)
-    assert value is not None  # wire_schema_id refuses it
-    try:
-        key = msgspec.convert(codec.decode(value, _SCHEMA), ApiKey)
-    except msgspec.ValidationError as error:
-        raise UndecodableError("avro", str(error)) from None
+    key = codec.decode_struct(value, _SCHEMA, ApiKey)
     if fault := _fault(key):
         raise UndecodableError("avro", fault)
     return key

@@ -14,7 +14,6 @@ import orjson
 
 from schemas import codec
 from schemas.access import Principal
-from schemas.errors import UndecodableError
 from schemas.frame import Out
 
 HIDDEN = "***"
@@ -134,14 +133,9 @@ _SCHEMA = codec.parse_schema(codec.own_schema("audit_record.v1"))
 
 def encode_audit(header: bytes, record: AuditRecord) -> bytes:
     """The framed value of audit_record.v1; `header` is that of `codec.wire_header`."""
-    return codec.encode(codec.wire_schema_id(header), _SCHEMA, msgspec.structs.asdict(record))
+    return codec.encode_struct(header, _SCHEMA, record)
 
 
 def decode_audit(value: bytes | None) -> AuditRecord:
     """The record in a framed value that was written with audit_record.v1; UndecodableError when it was not."""
-    codec.wire_schema_id(value)
-    assert value is not None  # wire_schema_id refuses it
-    try:
-        return msgspec.convert(codec.decode(value, _SCHEMA), AuditRecord)
-    except msgspec.ValidationError as error:
-        raise UndecodableError("avro", str(error)) from None
+    return codec.decode_struct(value, _SCHEMA, AuditRecord)

@@ -12,9 +12,10 @@ import io
 import struct
 from functools import cache
 from importlib import resources
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import fastavro
+import msgspec
 import orjson
 from fastavro import _read_py as fastavro_python
 from fastavro.read import LOGICAL_READERS
@@ -27,6 +28,7 @@ _HEADER = struct.Struct(">bI")
 HEADER_BYTES = _HEADER.size
 
 Schema = dict[str, Any]
+T = TypeVar("T")
 
 
 # --- the wire format ----------------------------------------------------------------------------------------
@@ -205,6 +207,27 @@ def decode(value: bytes, writer: Schema, reader: Schema | None = None, *, named:
     if left := len(value) - stream.tell():
         raise UndecodableError("avro", f"{left} bytes follow the record: written with another schema")
     return result
+
+
+def encode_struct(header: bytes, schema: Schema, value: msgspec.Struct) -> bytes:
+    """The framed value of a struct that has the schema's fields; `header` is that of `wire_header`."""
+    return encode(wire_schema_id(header), schema, msgspec.to_builtins(value, builtin_types=(bytes,)))
+
+
+def decode_struct(value: bytes | None, schema: Schema, kind: type[T]) -> T:
+    """The struct in a framed value that was written with the schema; UndecodableError when it was not: one of
+    `wire_schema_id` and `decode`, or `avro` for fields that are not the struct's."""
+    try:
+        return msgspec.convert(decode_framed(value, schema), kind)
+    except msgspec.ValidationError as error:
+        raise UndecodableError("avro", str(error)) from None
+
+
+def decode_framed(value: bytes | None, schema: Schema) -> Any:
+    """The fields in a framed value that was written with the schema; UndecodableError as of `decode_struct`."""
+    wire_schema_id(value)
+    assert value is not None  # wire_schema_id refuses it
+    return decode(value, schema)
 
 
 #: Digits cost quadratically: a decimal of 4 KiB takes 2 ms, one of 1 MiB more than 20 s.

@@ -7,12 +7,11 @@ decide when a circuit opens or an endpoint is disabled, and holds no URL: only a
 from __future__ import annotations
 
 import hashlib
-from typing import Literal, TypeVar
+from typing import Literal
 
 import msgspec
 
 from schemas import codec
-from schemas.errors import UndecodableError
 
 Circuit = Literal["closed", "open"]
 Kind = Literal[
@@ -86,31 +85,19 @@ _OPERATION = codec.parse_schema(codec.own_schema("operation.v2"))
 
 def encode_state(header: bytes, state: EndpointState) -> bytes:
     """The framed value of endpoint_state.v1; `header` is that of `codec.wire_header`."""
-    return codec.encode(codec.wire_schema_id(header), _STATE, msgspec.structs.asdict(state))
+    return codec.encode_struct(header, _STATE, state)
 
 
 def decode_state(value: bytes | None) -> EndpointState:
     """The state in a framed value that was written with endpoint_state.v1; UndecodableError when it was not."""
-    return _decode(value, _STATE, EndpointState)
+    return codec.decode_struct(value, _STATE, EndpointState)
 
 
 def encode_operation(header: bytes, operation: Operation) -> bytes:
     """The framed value of operation.v2; `header` is that of `codec.wire_header`."""
-    return codec.encode(codec.wire_schema_id(header), _OPERATION, msgspec.structs.asdict(operation))
+    return codec.encode_struct(header, _OPERATION, operation)
 
 
 def decode_operation(value: bytes | None) -> Operation:
     """The operation in a framed value that was written with operation.v2; UndecodableError when it was not."""
-    return _decode(value, _OPERATION, Operation)
-
-
-T = TypeVar("T")
-
-
-def _decode(value: bytes | None, schema: codec.Schema, kind: type[T]) -> T:
-    codec.wire_schema_id(value)
-    assert value is not None  # wire_schema_id refuses it
-    try:
-        return msgspec.convert(codec.decode(value, schema), kind)
-    except msgspec.ValidationError as error:
-        raise UndecodableError("avro", str(error)) from None
+    return codec.decode_struct(value, _OPERATION, Operation)

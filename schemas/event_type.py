@@ -63,16 +63,12 @@ _SCHEMA = codec.parse_schema(codec.own_schema("event_type.v1"))
 
 def encode_event_type(header: bytes, event_type: EventType) -> bytes:
     """The framed value of event_type.v1; `header` is that of `codec.wire_header`."""
-    return codec.encode(codec.wire_schema_id(header), _SCHEMA, msgspec.structs.asdict(event_type))
+    return codec.encode_struct(header, _SCHEMA, event_type)
 
 
 def decode_event_type(value: bytes | None) -> EventType:
     """The event type in a framed value that was written with event_type.v1; UndecodableError when it was not."""
-    codec.wire_schema_id(value)
-    assert value is not None  # wire_schema_id refuses it
     try:
-        return checked_type(msgspec.convert(codec.decode(value, _SCHEMA), EventType))
-    except msgspec.ValidationError as error:
-        raise UndecodableError("avro", str(error)) from None
+        return checked_type(codec.decode_struct(value, _SCHEMA, EventType))
     except InvalidEventTypeError as error:
         raise UndecodableError("bad_field", str(error)) from None

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from typing import Literal, TypeVar
+from typing import Literal
 
 import msgspec
 
@@ -190,12 +190,12 @@ _PROGRESS = codec.parse_schema(codec.own_schema("replay_progress.v1"))
 
 def encode_replay(header: bytes, replay: Replay) -> bytes:
     """The framed value of replay.v1; `header` is that of `codec.wire_header`."""
-    return codec.encode(codec.wire_schema_id(header), _REPLAY, msgspec.to_builtins(replay))
+    return codec.encode_struct(header, _REPLAY, replay)
 
 
 def decode_replay(value: bytes | None) -> Replay:
     """The order in a framed value that was written with replay.v1; UndecodableError when it was not."""
-    replay = _decode(value, _REPLAY, Replay)
+    replay = codec.decode_struct(value, _REPLAY, Replay)
     try:
         return checked_replay(replay)
     except InvalidReplayError as error:
@@ -204,21 +204,9 @@ def decode_replay(value: bytes | None) -> Replay:
 
 def encode_progress(header: bytes, progress: Progress) -> bytes:
     """The framed value of replay_progress.v1; `header` is that of `codec.wire_header`."""
-    return codec.encode(codec.wire_schema_id(header), _PROGRESS, msgspec.to_builtins(progress))
+    return codec.encode_struct(header, _PROGRESS, progress)
 
 
 def decode_progress(value: bytes | None) -> Progress:
     """The progress in a framed value that was written with replay_progress.v1; UndecodableError when it was not."""
-    return _decode(value, _PROGRESS, Progress)
-
-
-T = TypeVar("T")
-
-
-def _decode(value: bytes | None, schema: codec.Schema, kind: type[T]) -> T:
-    codec.wire_schema_id(value)
-    assert value is not None  # wire_schema_id refuses it
-    try:
-        return msgspec.convert(codec.decode(value, schema), kind)
-    except msgspec.ValidationError as error:
-        raise UndecodableError("avro", str(error)) from None
+    return codec.decode_struct(value, _PROGRESS, Progress)

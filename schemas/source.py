@@ -176,15 +176,14 @@ _SCHEMA = codec.parse_schema(codec.own_schema("source.v1"))
 
 def encode_source(header: bytes, source: Source) -> bytes:
     """The framed value of source.v1; `header` is that of `codec.wire_header`."""
-    return codec.encode(codec.wire_schema_id(header), _SCHEMA, msgspec.structs.asdict(source))
+    return codec.encode_struct(header, _SCHEMA, source)
 
 
 def decode_source(value: bytes | None) -> Source:
     """The source in a framed value of source.v1; UndecodableError when it is none, or breaks a rule."""
-    codec.wire_schema_id(value)
-    assert value is not None  # wire_schema_id refuses it
+    fields = codec.decode_framed(value, _SCHEMA)
     try:
-        return source_from_fields(codec.decode(value, _SCHEMA))
+        return source_from_fields(fields)
     except InvalidSourceError as error:
         raise UndecodableError("invalid", str(error)) from None
 
