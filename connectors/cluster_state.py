@@ -17,6 +17,7 @@ from connectors.admin import REQUEST_SECONDS, connected, silent_logger, translat
 from connectors.clock import SystemClock
 from connectors.group_offsets import listed_offsets
 from connectors.kafka_rights import DENIED, denied
+from connectors.unsubscribed import unsubscribed
 from schemas.frame import Record
 
 _POLL_S = 0.1
@@ -87,12 +88,7 @@ def _first_records(config: Mapping[str, Any], places: Sequence[Place]) -> dict[t
             "fetch.wait.max.ms": 50,
             "queued.max.messages.kbytes": 4_096,
             **config,
-            "group.id": "distributary-doctor",  # required, and unused: no subscription, no commit
-            "enable.auto.commit": False,
-            "enable.auto.offset.store": False,
-            "enable.partition.eof": True,
-            "isolation.level": "read_committed",
-            "auto.offset.reset": "earliest",
+            **unsubscribed("doctor"),
             "error_cb": errors.append,
         },
         logger=silent_logger(),

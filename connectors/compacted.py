@@ -22,6 +22,7 @@ from typing import Any, Generic, NamedTuple, Protocol, TypeVar, cast
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, TopicPartition
 
+from connectors.unsubscribed import unsubscribed
 from schemas.errors import RegistryUnavailableError, UndecodableError, UnknownSchemaError
 from schemas.frame import Record
 
@@ -374,12 +375,7 @@ class Follower(Generic[V]):
                     "fetch.wait.max.ms": OWN_WAIT_MS if self._keep_offsets else WAIT_MS,
                     "fetch.queue.backoff.ms": 10,  # or it pauses for a second whenever it has fetched that
                     **self._conf,
-                    "group.id": "distributary-table",  # required, and unused: no subscription, no commit
-                    "enable.auto.commit": False,
-                    "enable.auto.offset.store": False,
-                    "enable.partition.eof": True,
-                    "isolation.level": "read_committed",
-                    "auto.offset.reset": "earliest",
+                    **unsubscribed("table"),
                     "error_cb": errors.append,
                 }
             )

@@ -20,6 +20,7 @@ from confluent_kafka.admin import AdminClient, OffsetSpec
 from connectors.admin import ClusterError, answer, connected, require_topics, silent_logger, translated, unavailable
 from connectors.clock import SystemClock
 from connectors.publisher import RECORD_BYTES_MAX
+from connectors.unsubscribed import unsubscribed
 
 log = logging.getLogger(__name__)
 
@@ -95,12 +96,7 @@ class Reader:
         self._consumer = Consumer(
             {
                 **self._config,
-                "group.id": "distributary-reader",  # required, and unused: no subscription, no commit
-                "enable.auto.commit": False,
-                "enable.auto.offset.store": False,
-                "enable.partition.eof": True,
-                "isolation.level": "read_committed",
-                "auto.offset.reset": "earliest",
+                **unsubscribed("reader"),
                 "error_cb": self._errors.append,
             },
             logger=silent_logger(),

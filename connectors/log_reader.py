@@ -16,6 +16,7 @@ from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
+from connectors.unsubscribed import unsubscribed
 from schemas.frame import Record
 
 logger = logging.getLogger(__name__)
@@ -38,12 +39,8 @@ class KafkaLogReader:
         open and of aborted transactions are read too."""
         self._config = {
             **config,
-            "group.id": "distributary-log-reader",  # required, and unused: no subscription, no commit
-            "enable.auto.commit": False,
-            "enable.auto.offset.store": False,
-            "enable.partition.eof": True,
+            **unsubscribed("log-reader"),
             "isolation.level": "read_uncommitted" if uncommitted else "read_committed",
-            "auto.offset.reset": "earliest",  # where retention has removed the wanted offset
             "queued.max.messages.kbytes": PREFETCH_KIB_MAX,
             # A full queue is looked at again soon, not after a second, and a fetch at the end answers soon.
             "fetch.queue.backoff.ms": 20,

@@ -7,6 +7,7 @@ know what the records mean; what goes on while somebody turns pages is behind th
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -15,6 +16,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
 from connectors.admin import silent_logger, unavailable
 from connectors.clock import SystemClock
+from connectors.unsubscribed import unsubscribed
 from schemas.frame import Record
 
 #: Offsets of one read: markers of transactions and records of aborted ones are among them.
@@ -56,10 +58,7 @@ class NewestFirst:
             self._consumer = self._opened()
         place = TopicPartition(self._topic, partition)
         self._errors.clear()
-        try:
-            low, high = self._consumer.get_watermark_offsets(place, READ_SECONDS)
-        except KafkaException as error:
-            raise unavailable(self._config, error.args[0]) from None
+        low, high = self._bounds(self._consumer, place)
         end = high if before is None else min(high, before)
         start = max(low, end - OFFSETS_MAX)
         if start >= end:
@@ -70,6 +69,20 @@ class NewestFirst:
         finally:
             self._consumer.unassign()
         return records[::-1], start if start > low else None
+
+    def _bounds(self, consumer: Consumer, place: TopicPartition) -> tuple[int, int]:
+        """The partition's first offset and the one after its last."""
+        deadline = self._clock.monotonic() + READ_SECONDS
+        while True:
+            try:
+                low, high = consumer.get_watermark_offsets(place, READ_SECONDS)
+            except KafkaException as error:
+                # A broker that has just been told of the topic may have told this client of none of its partitions.
+                if error.args[0].code() != KafkaError._UNKNOWN_PARTITION or self._clock.monotonic() >= deadline:
+                    raise unavailable(self._config, error.args[0]) from None
+                time.sleep(POLL_SECONDS)
+            else:
+                return low, high
 
     def _between(self, start: int, end: int) -> list[Record]:
         assert self._consumer is not None
@@ -98,12 +111,7 @@ class NewestFirst:
                 "queued.max.messages.kbytes": PREFETCH_KIB_MAX,
                 "fetch.wait.max.ms": 50,
                 **self._config,
-                "group.id": "distributary-newest",  # required, and unused: no subscription, no commit
-                "enable.auto.commit": False,
-                "enable.auto.offset.store": False,
-                "enable.partition.eof": True,
-                "isolation.level": "read_committed",
-                "auto.offset.reset": "earliest",  # where retention has removed the wanted offset
+                **unsubscribed("newest"),
                 "error_cb": self._errors.append,
             },
             logger=silent_logger(),

@@ -21,6 +21,7 @@ from confluent_kafka import Consumer, KafkaException, TopicPartition
 from connectors.admin import ClusterError, silent_logger
 from connectors.history.attempts import HistoryUnavailableError, LoggedAttempt
 from connectors.history.store import Batch, HistoryStore, Span, StoreMismatchError
+from connectors.unsubscribed import unsubscribed
 from schemas import codec
 from schemas.errors import RegistryUnavailableError, UndecodableError, UnknownSchemaError
 
@@ -144,10 +145,8 @@ class HistoryIngest:
         return Consumer(
             {
                 **self._config,
-                "group.id": "distributary-history",  # required, and unused: no subscription, no commit
-                "enable.auto.commit": False,
-                "enable.auto.offset.store": False,
-                "isolation.level": "read_committed",
+                **unsubscribed("history"),
+                "enable.partition.eof": False,
                 # What retention took before it was read is said (`_Reader.open`), not passed over.
                 "auto.offset.reset": "error",
                 "queued.max.messages.kbytes": PREFETCH_KIB_MAX,

@@ -19,6 +19,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
 from connectors.admin import silent_logger
 from connectors.history.attempts import HistoryPage, HistoryUnavailableError, LoggedAttempt, Place, Wants
+from connectors.unsubscribed import unsubscribed
 from schemas import codec
 from schemas.errors import UndecodableError
 from schemas.partitions import partition_of
@@ -56,12 +57,7 @@ class KafkaHistory:
         """`config` is librdkafka's of the connection; nothing is connected until the first read."""
         self._config = {
             **config,
-            "group.id": "distributary-history",  # required, and unused: no subscription, no commit
-            "enable.auto.commit": False,
-            "enable.auto.offset.store": False,
-            "enable.partition.eof": True,
-            "isolation.level": "read_committed",
-            "auto.offset.reset": "earliest",
+            **unsubscribed("history"),
             "queued.max.messages.kbytes": PREFETCH_KIB_MAX,
             "fetch.queue.backoff.ms": 10,
             "fetch.wait.max.ms": 50,
