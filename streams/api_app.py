@@ -55,7 +55,7 @@ from schemas.codec import wire_header
 from schemas.event_type import encode_event_type
 from schemas.portal import PortalSigner
 from schemas.topics import Topics
-from streams.control import control_pen, control_services, key_topics, verifying
+from streams.control import control_services, verifying
 from streams.observed import Observed
 from streams.ports import Registry
 from streams.secret_keys import SecretKeys
@@ -66,7 +66,9 @@ from streams.wiring import (
     OwnSchemas,
     WorkerError,
     client_config,
+    control_pen,
     history_store,
+    key_topics,
     make_guard,
     make_registry,
     register_own_schemas,

@@ -1,13 +1,12 @@
-"""What changes the control plane, as the composition root makes it: the pen, and the services that write with it.
+"""The services of the HTTP API that write with the pen, as the composition root makes them.
 
-Shared by the HTTP API and the commands that write. This file serves nothing and follows no topic.
+This file serves nothing and follows no topic.
 """
 
 from __future__ import annotations
 
-import base64
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from connectors.address_guard import AddressGuard
 from connectors.api.control import Control
@@ -15,39 +14,21 @@ from connectors.api.subscription_actions import Actions, Verifying
 from connectors.api.subscription_changes import Editing
 from connectors.clock import SystemClock
 from connectors.http_target import parse_target
-from connectors.key_desk import KeyTopics
-from connectors.pen import Pen, Table
+from connectors.pen import Pen
 from schemas import codec
 from schemas.delivery import Wire
 from schemas.frame import Out
 from schemas.subscription import Subscription
 from schemas.subscription_codec import subscription_value
-from schemas.topics import Topics
 from streams.core.ping import ping
+from streams.new_secrets import new_secret
 from streams.secret_keys import SecretKeys
 from streams.settings import Settings
 from streams.verification import Refused, confirmed
 from streams.verifier import Verifier
-from streams.wiring import OwnSchemas, client_config, pen_id
+from streams.wiring import OwnSchemas
 
-SECRET_BYTES = 32
 Confirm = Callable[[Subscription], Subscription]
-
-
-def control_pen(settings: Settings, tables: Sequence[Table]) -> Pen:
-    """The one pen of these topics; `tables` are those that changes are decided on."""
-    return Pen(client_config(settings), pen_id(settings), tables, SystemClock().jitter)
-
-
-def key_topics(topics: Topics, own: OwnSchemas) -> KeyTopics:
-    """Where the records of API keys go, with the ids of our schemas."""
-    header = codec.wire_header
-    return KeyTopics(topics.api_keys, header(own.api_key), topics.audit, header(own.audit_record))
-
-
-def new_secret() -> str:
-    """A Standard Webhooks secret."""
-    return "whsec_" + base64.b64encode(secrets.token_bytes(SECRET_BYTES)).decode()
 
 
 def control_services(

@@ -14,11 +14,13 @@ from connectors.admin import broker_places
 from connectors.clock import SystemClock
 from connectors.history.sql_store import SqlStore
 from connectors.history.stores import open_store
+from connectors.key_desk import KeyTopics
 from connectors.own_listeners import find_listeners, place, place_of_url
+from connectors.pen import Pen, Table
 from connectors.registry import registry_from
 from connectors.registry_client import ConfluentRegistry
 from connectors.registry_folder import FolderRegistry
-from schemas.codec import own_schema
+from schemas.codec import own_schema, wire_header
 from schemas.delivery import dead_letter_schema
 from schemas.topics import Topics
 from streams.kafka_security import kafka_security
@@ -88,9 +90,14 @@ async def make_guard(settings: Settings, listening: Sequence[tuple[str, int]] = 
         raise WorkerError(f"where deliveries may go is not clear: {error} Correct the setting") from None
 
 
-def pen_id(settings: Settings) -> str:
-    """The transactional id of whoever changes what the control plane holds (`connectors/pen.py`)."""
-    return f"{settings.prefix}distributary.control"
+def control_pen(settings: Settings, tables: Sequence[Table]) -> Pen:
+    """The one pen of these topics, by its transactional id; `tables` are those that changes are decided on."""
+    return Pen(client_config(settings), f"{settings.prefix}distributary.control", tables, SystemClock().jitter)
+
+
+def key_topics(topics: Topics, own: OwnSchemas) -> KeyTopics:
+    """Where the records of API keys go, with the ids of our schemas."""
+    return KeyTopics(topics.api_keys, wire_header(own.api_key), topics.audit, wire_header(own.audit_record))
 
 
 #: Where attempts are kept when nothing is said.

@@ -7,7 +7,6 @@ from typing import Annotated, Literal
 
 import typer
 
-from streams.api_app import api_app
 from streams.cli.logs import log_to_stderr
 from streams.cli.options import Bootstrap, Prefix, RegistryUrl, load_settings
 from streams.cli.output import note, say
@@ -35,6 +34,8 @@ def api(
 
     Example: distributary api --bootstrap localhost:9092
     """
+    from streams.api_app import api_app  # noqa: PLC0415 - imported by this command alone, not at every start
+
     settings = load_settings(bootstrap=bootstrap, prefix=prefix, registry_url=registry_url, log_level=log_level)
     log_to_stderr(settings.log_level, settings.log_format)
     if not is_loopback(host):

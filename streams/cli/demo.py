@@ -35,8 +35,8 @@ from streams.cli.demo_view import View, show_result
 from streams.cli.options import Bootstrap, load_settings, open_registry
 from streams.cli.output import emit, note
 from streams.cli.running import CommandError, run
-from streams.cli.subscriptions import new_secret
 from streams.cli.values import Values, subscription_value
+from streams.new_secrets import new_secret
 from streams.settings import Settings
 from streams.wiring import ROLES, OwnSchemas, client_config, register_own_schemas
 

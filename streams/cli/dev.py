@@ -24,8 +24,8 @@ from streams.cli.output import note, say, watching
 from streams.cli.registry import WHAT
 from streams.cli.running import CommandError, run
 from streams.cli.serving import served
-from streams.cli.subscriptions import new_secret
 from streams.cli.values import subscription_value
+from streams.new_secrets import new_secret
 from streams.settings import Settings
 from streams.wiring import ROLES, client_config, make_registry, register_own_schemas
 

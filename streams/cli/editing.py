@@ -10,20 +10,19 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 
 from connectors.admin import require_topics
-from connectors.clock import SystemClock
 from connectors.pen import Decide, Pen
 from connectors.subscriptions import ById, SubscriptionsTable
-from schemas.access import SCOPES, Principal
 from schemas.audit import Asked, audit_out, audit_record
 from schemas.codec import wire_header
 from schemas.frame import Out
 from schemas.subscription import Subscription, checked, subscription_to_json
 from schemas.topics import Topics
-from streams.cli.options import actor, open_registry
+from streams.cli.options import open_registry
 from streams.cli.output import steps
 from streams.cli.values import subscription_value
+from streams.cli.writing import writing
 from streams.settings import Settings
-from streams.wiring import OwnSchemas, client_config, pen_id, register_own_schemas
+from streams.wiring import OwnSchemas, client_config, register_own_schemas
 
 #: Changes that are asked for at a time; the pen writes them in one transaction.
 CHUNK = 200
@@ -134,8 +133,5 @@ async def open_editor(settings: Settings) -> AsyncIterator[Editor]:
             )
             stack.push_async_callback(table.stop)
             await table.start()
-        pen = Pen(config, pen_id(settings), [table], SystemClock().jitter)
-        stack.push_async_callback(pen.close)
-        await pen.start()
-        principal = Principal(actor=actor(), tenant=None, scopes=frozenset(SCOPES))
-        yield Editor(topics, own, index, pen, Asked(principal=principal, at_ms=SystemClock().now_ms()))
+        pen, asked = await stack.enter_async_context(writing(settings, table))
+        yield Editor(topics, own, index, pen, asked)

@@ -22,16 +22,16 @@ from connectors.api.keys import KeyView, key_fields
 from connectors.api_keys import KeysTable
 from connectors.clock import SystemClock
 from connectors.key_desk import KeyDesk
-from schemas.access import SCOPES, Principal
+from schemas.access import SCOPES
 from schemas.api_key import ApiKey
 from schemas.audit import Asked
-from streams.cli.options import AsJson, Bootstrap, Prefix, RegistryUrl, actor, load_settings, open_registry
+from streams.cli.options import AsJson, Bootstrap, Prefix, RegistryUrl, load_settings
 from streams.cli.output import emit, note, say
 from streams.cli.running import run
 from streams.cli.values import iso
-from streams.control import control_pen, key_topics
+from streams.cli.writing import open_table
 from streams.settings import Settings
-from streams.wiring import client_config, register_own_schemas
+from streams.wiring import client_config, key_topics
 
 app = typer.Typer(help="Give and take access to the HTTP API.", no_args_is_help=True)
 
@@ -42,23 +42,13 @@ Id = Annotated[str, typer.Argument(help="The key's id: the part of its text betw
 @asynccontextmanager
 async def open_desk(settings: Settings) -> AsyncIterator[tuple[KeyDesk, Asked]]:
     """Where keys are changed, and this command as who asks."""
-    config, topics, clock = client_config(settings), settings.topics, SystemClock()
-    await require_topics(config, [topics.api_keys, topics.audit])
-    async with open_registry(settings) as registry:
-        own = await register_own_schemas(registry, topics)
-    table = KeysTable(config, topics.api_keys)
-    check = KeyCheck(table.get, clock.now_ms)
-    pen = control_pen(settings, [table])
-    principal = Principal(actor=actor(), tenant=None, scopes=frozenset(SCOPES))
-    await table.start()
-    try:
-        await pen.start()
-        desk = KeyDesk(table, pen, key_topics(topics, own), secrets.token_bytes, check.compute)
-        yield desk, Asked(principal=principal, at_ms=clock.now_ms())
-    finally:
-        await pen.close()
-        await check.close()
-        await table.stop()
+    topics = settings.topics
+    async with open_table(settings, topics.api_keys, KeysTable) as (table, own, pen, asked):
+        check = KeyCheck(table.get, SystemClock().now_ms)
+        try:
+            yield KeyDesk(table, pen, key_topics(topics, own), secrets.token_bytes, check.compute), asked
+        finally:
+            await check.close()
 
 
 @app.command("create")

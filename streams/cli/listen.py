@@ -28,8 +28,8 @@ from streams.cli.forwarding import Forwarder
 from streams.cli.options import AsJson, Bootstrap, Prefix, RegistryUrl, load_settings, open_registry
 from streams.cli.output import emit, note, say
 from streams.cli.running import CommandError, run
-from streams.cli.subscriptions import new_secret
 from streams.cli.values import iso
+from streams.new_secrets import new_secret
 from streams.settings import Settings
 from streams.wiring import client_config
 

@@ -17,11 +17,9 @@ import typer
 
 from connectors.admin import require_topics
 from connectors.clock import SystemClock
-from connectors.pen import Pen
 from connectors.providers import providers
 from connectors.source_desk import SourceDesk, UnknownSourceError, place
 from connectors.sources import SourcesTable
-from schemas.access import SCOPES, Principal
 from schemas.audit import Asked
 from schemas.errors import InvalidSourceError, UnsealableError
 from schemas.received import challenge_answer, events, read
@@ -32,18 +30,17 @@ from streams.cli.options import (
     Bootstrap,
     Prefix,
     RegistryUrl,
-    actor,
     load_settings,
-    open_registry,
     time_option_ms,
 )
 from streams.cli.output import emit, note, say
 from streams.cli.running import CommandError, run
 from streams.cli.subscriptions import parse_objects, read_input
+from streams.cli.writing import open_table
 from streams.secret_keys import SecretKeys
 from streams.settings import Settings
 from streams.source_wiring import source_sealer, source_topics
-from streams.wiring import client_config, pen_id, register_own_schemas
+from streams.wiring import client_config
 
 app = typer.Typer(help="Receive webhooks of providers as events.", no_args_is_help=True)
 
@@ -54,21 +51,9 @@ Id = Annotated[str, typer.Argument(help="The source's id", metavar="ID")]
 @asynccontextmanager
 async def open_desk(settings: Settings) -> AsyncIterator[tuple[SourceDesk, Asked]]:
     """Where sources are changed, and this command as who asks."""
-    config, topics, clock = client_config(settings), settings.topics, SystemClock()
-    await require_topics(config, [topics.sources, topics.audit])
-    async with open_registry(settings) as registry:
-        own = await register_own_schemas(registry, topics)
-    table = SourcesTable(config, topics.sources)
-    pen = Pen(config, pen_id(settings), [table], clock.jitter)
-    principal = Principal(actor=actor(), tenant=None, scopes=frozenset(SCOPES))
-    await table.start()
-    try:
-        await pen.start()
-        desk = SourceDesk(table, pen, source_topics(topics, own), source_sealer(SecretKeys(settings)))
-        yield desk, Asked(principal=principal, at_ms=clock.now_ms())
-    finally:
-        await pen.close()
-        await table.stop()
+    topics = settings.topics
+    async with open_table(settings, topics.sources, SourcesTable) as (table, own, pen, asked):
+        yield SourceDesk(table, pen, source_topics(topics, own), source_sealer(SecretKeys(settings))), asked
 
 
 async def read_all(settings: Settings) -> list[Source]:

@@ -25,8 +25,9 @@ from streams.cli.editing import CHUNK, Editor, open_editor
 from streams.cli.options import AsJson, Bootstrap, Prefix, RegistryUrl, load_settings
 from streams.cli.output import emit, note, say, steps
 from streams.cli.running import CommandError, run
-from streams.cli.subscriptions import Id, new_private_key, new_secret, unknown
+from streams.cli.subscriptions import Id, unknown
 from streams.cli.values import iso
+from streams.new_secrets import new_private_key, new_secret
 from streams.secret_keys import SecretKeys
 
 #: What cannot be opened is named up to so often.

@@ -7,8 +7,6 @@ they are made, and otherwise only when asked for.
 from __future__ import annotations
 
 import asyncio
-import base64
-import secrets
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -32,6 +30,7 @@ from streams.cli.editing import CHUNK, open_editor
 from streams.cli.options import AsJson, Bootstrap, Prefix, RegistryUrl, load_settings, open_registry
 from streams.cli.output import emit, note, say, steps
 from streams.cli.running import CommandError, run
+from streams.new_secrets import new_secret
 from streams.secret_keys import SecretKeys
 from streams.settings import Settings
 from streams.wiring import client_config
@@ -39,7 +38,6 @@ from streams.wiring import client_config
 app = typer.Typer(help="Manage subscriptions: who wants which events, and where they go.", no_args_is_help=True)
 
 INPUT_BYTES_MAX = 256 << 20
-SECRET_BYTES = 32
 
 Id = Annotated[str, typer.Argument(help="The subscription's id", metavar="ID")]
 Reveal = Annotated[bool, typer.Option("--reveal", help="Print the secrets too")]
@@ -256,16 +254,6 @@ class Wanted:
             raise CommandError(f"{self._place} is no subscription: {error}; correct it, nothing was written") from None
         created_ms = subscription.created_ms or (before.created_ms if before else now_ms)
         return msgspec.structs.replace(self._keys.seal(subscription), created_ms=created_ms, updated_ms=now_ms)
-
-
-def new_secret() -> str:
-    """A Standard Webhooks secret."""
-    return "whsec_" + base64.b64encode(secrets.token_bytes(SECRET_BYTES)).decode()
-
-
-def new_private_key() -> str:
-    """A Standard Webhooks private key (ed25519), of its seed alone."""
-    return "whsk_" + base64.b64encode(secrets.token_bytes(SECRET_BYTES)).decode()
 
 
 def _refuse_twice(subscriptions: Sequence[Subscription]) -> None:

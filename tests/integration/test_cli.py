@@ -122,7 +122,10 @@ def test_topics_are_created_checked_and_corrected(cli: Cli, admin: AdminClient) 
     admin.create_partitions([NewPartitions(deliveries, 3)])[deliveries].result()
     assert f"{deliveries} 3, {deliveries}.retry.1s 2" in cli.run("topics", "check", code=1).stdout
     assert "add partitions by hand" in cli.run("topics", "apply").stdout
-    assert f"{deliveries}.retry.10h 2, {deliveries}.parked 2, {deliveries}.replay 2" in cli.run("topics", "check", code=1).stdout
+    assert (
+        f"{deliveries}.retry.10h 2, {deliveries}.parked 2, {deliveries}.replay 2"
+        in cli.run("topics", "check", code=1).stdout
+    )
 
 
 def test_a_tier_that_is_created_later_gets_the_partitions_of_the_others(cli: Cli, admin: AdminClient) -> None:

@@ -17,8 +17,8 @@ import trustme
 
 from connectors.clock import SystemClock
 from schemas.public_key import public_key
-from streams.cli.subscriptions import new_secret
 from streams.core.signing import Signer
+from streams.new_secrets import new_secret
 from tests.cli import Cli, Started
 
 SECRET = new_secret()

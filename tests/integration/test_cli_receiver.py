@@ -15,7 +15,7 @@ import pytest
 from standardwebhooks import Webhook
 
 from connectors.receiver import Endpoint, Post, Receiver, Stats
-from streams.cli.subscriptions import new_secret
+from streams.new_secrets import new_secret
 from tests.cli import ROOT
 
 SECRET, OLD = new_secret(), new_secret()

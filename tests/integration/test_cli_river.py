@@ -22,7 +22,7 @@ from schemas.delivery import FRESH, encode_fresh, encode_tail
 from schemas.event import Event
 from schemas.ids import delivery_id
 from schemas.topics import Topics
-from streams.cli.subscriptions import new_secret
+from streams.new_secrets import new_secret
 from tests.cli import Cli, Started
 from tests.helpers import eventually_async
 
@@ -172,7 +172,9 @@ async def test_the_river_runs_stops_and_is_replayed(cli: Cli) -> None:
                 message="webhooks",
             )
             assert all(stats.invalid == 0 for stats in receiver.stats().values())
-            running = await _thread(lambda: cli.fails("replay", "offsets", "--group", "delivery", "--to-earliest", "--yes"))
+            running = await _thread(
+                lambda: cli.fails("replay", "offsets", "--group", "delivery", "--to-earliest", "--yes")
+            )
             assert re.match(r"the group \S+ is running \(.+\); stop its workers first", running)
             worker.process.send_signal(signal.SIGTERM)
             await _thread(lambda: worker.ends(0))

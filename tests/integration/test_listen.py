@@ -27,7 +27,7 @@ from schemas import codec
 from schemas.event import Event, encode_event
 from schemas.topics import Topics
 from streams.api_app import api_app
-from streams.cli.subscriptions import new_secret
+from streams.new_secrets import new_secret
 from streams.settings import Settings
 from tests.cli import Cli, command
 from tests.helpers import eventually_async

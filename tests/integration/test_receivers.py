@@ -21,8 +21,8 @@ import pytest
 from connectors.clock import SystemClock
 from connectors.local_kafka import free_ports
 from schemas.public_key import public_key
-from streams.cli.subscriptions import new_secret
 from streams.core.signing import Signer
+from streams.new_secrets import new_secret
 from tests.docs import ROOT, fences
 
 BODY = b'{"type":"order.created","timestamp":"2026-01-01T12:00:00Z","data":{"name":"\xc3\xa9"}}'
