@@ -84,9 +84,10 @@ class Delivery(msgspec.Struct, frozen=True, gc=False):
 
 def encode_tail(event: Event, received_ms: int, content_type: str, body: bytes, headers: Pairs = ()) -> bytes:
     """The bytes that all deliveries of an event share which send the same: of version 2 when there are headers."""
+    traceparent = event.hop or event.traceparent
     return b"".join(
         (
-            _NULL if event.traceparent is None else _SOME + put_string(event.traceparent),
+            _NULL if traceparent is None else _SOME + put_string(traceparent),
             put_string(content_type),
             put_bytes(body),
             put_string(event.id),

@@ -19,6 +19,7 @@ from schemas.ids import EVENT_ID_BYTES_MAX
 from schemas.rendering import render_json
 from schemas.resolution import Resolver
 from schemas.subscription import TENANT_PATTERN, check_event_type
+from schemas.trace_context import TRACEPARENT, TRACESTATE, usable_tracestate
 
 DEFAULT_TENANT = "default"
 ENVELOPE_NAME = "distributary.Event"
@@ -26,7 +27,11 @@ TEXT_BYTES_MAX = 1024  # of subject, traceparent and source
 
 
 class Event(msgspec.Struct, frozen=True, gc=False):
-    """One application event. `data` is one JSON value as UTF-8; `time_ms` is milliseconds since the epoch."""
+    """One application event. `data` is one JSON value as UTF-8; `time_ms` is milliseconds since the epoch.
+
+    `hop` is what deliveries carry in place of `traceparent`, which is where the event came from: CloudEvents say the
+    latter whatever happened since (their extension for distributed tracing).
+    """
 
     id: str
     type: str
@@ -36,6 +41,8 @@ class Event(msgspec.Struct, frozen=True, gc=False):
     subject: str | None = None
     traceparent: str | None = None
     source: str | None = None
+    tracestate: str | None = None
+    hop: str | None = None
 
 
 class EnvelopeDecoder:
@@ -50,6 +57,8 @@ class EnvelopeDecoder:
     def decode(self, value: bytes, headers: Headers | None, timestamp_ms: int) -> Event:
         """An event; UndecodableError with `truncated`, `avro`, `no_id`, `bad_type`, `bad_field` or `bad_data`."""
         fields = codec.decode(value, self._writer, self._reader)
+        traceparent = fields.get("traceparent")
+        outer, tracestate = (None, None) if traceparent or not headers else _trace_headers(headers)
         event = Event(
             fields["id"],
             fields["type"],
@@ -57,8 +66,9 @@ class EnvelopeDecoder:
             fields["time"],
             fields["data"],
             fields.get("subject"),
-            fields.get("traceparent"),
+            traceparent or outer,
             fields.get("source"),
+            tracestate,
         )
         checked(event)
         try:
@@ -97,8 +107,27 @@ class CloudEventDecoder:
             subject=attributes.get("ce_subject"),
             traceparent=attributes.get("ce_traceparent", attributes.get("traceparent")),
             source=attributes.get("ce_source"),
+            tracestate=usable_tracestate(_tracestate(attributes)),
         )
         return checked(event)
+
+
+def _tracestate(attributes: dict[str, str]) -> str | None:
+    """It belongs to the `traceparent` beside which it came."""
+    if "ce_traceparent" in attributes:
+        return attributes.get("ce_tracestate")
+    return attributes.get(TRACESTATE) if TRACEPARENT in attributes else None
+
+
+def _trace_headers(headers: Headers) -> tuple[str | None, str | None]:
+    """`traceparent` and `tracestate` of the record itself, as instrumented producers set them; what is no text, or too
+    long, is left out."""
+    found: dict[str, str] = {}
+    for name, raw in headers:
+        if raw is not None and name in (TRACEPARENT, TRACESTATE) and len(raw) <= TEXT_BYTES_MAX and raw.isascii():
+            found[name] = raw.decode()
+    traceparent = found.get(TRACEPARENT)
+    return traceparent, None if traceparent is None else usable_tracestate(found.get(TRACESTATE))
 
 
 EventDecoder = EnvelopeDecoder | CloudEventDecoder
@@ -149,15 +178,15 @@ _TIME_MS_MAX = 253_402_300_799_999  # 9999-12-31T23:59:59.999Z, the last that RF
 
 
 def cloud_event_attributes(headers: Headers | None) -> dict[str, str]:
-    """The `ce_*` headers and `traceparent` as text; UndecodableError `bad_field` when one is not UTF-8."""
+    """The `ce_*` headers, `traceparent` and `tracestate` as text; UndecodableError `bad_field` if one is not UTF-8."""
     attributes: dict[str, str] = {}
     for name, raw in headers or ():
-        if raw is not None and (name.startswith("ce_") or name == "traceparent"):
+        if raw is not None and (name.startswith("ce_") or name in (TRACEPARENT, TRACESTATE)):
             try:
                 attributes[name] = raw.decode()
             except UnicodeDecodeError:
                 raise UndecodableError("bad_field", f"the header {name} is not UTF-8") from None
-    if all(name == "traceparent" for name in attributes):
+    if all(name in (TRACEPARENT, TRACESTATE) for name in attributes):
         return {}
     return attributes
 

@@ -14,6 +14,7 @@ from schemas.delivery import Delivery, facts_of
 from schemas.frame import Out
 from schemas.post import PostResult
 from schemas.topics import Topics
+from schemas.trace_context import parse_traceparent
 from streams.ports import SubscriptionTable
 from streams.records import DeliverySchemas, Records
 
@@ -52,6 +53,7 @@ class LoggedRecords(Records):
 
     def _log(self, delivery: Delivery, outcome: str, ended: dict[str, Any]) -> None:
         facts = facts_of(delivery)
+        trace = parse_traceparent(delivery.traceparent)
         subscription = self._table.get(delivery.subscription_id)
         fields = {
             "outcome": outcome,
@@ -64,7 +66,8 @@ class LoggedRecords(Records):
             "url": "" if subscription is None else subscription.url.partition("?")[0],
             "waited_ms": ended["started_ms"] - facts.received_ms,
             "body_bytes": len(delivery.body),
-            "trace_id": trace_id(delivery.traceparent),
+            "trace_id": "" if trace is None else trace.trace_id,
+            "span_id": "" if trace is None else trace.span_id,
             **ended,
         }
         what = ended.get("status") or ended.get("cause") or ended["detail"]
@@ -72,9 +75,3 @@ class LoggedRecords(Records):
             "%s %s %s #%s %s", outcome, delivery.id, delivery.subscription_id, ended["attempt"], what,
             extra={"fields": fields},
         )  # fmt: skip
-
-
-def trace_id(traceparent: str | None) -> str:
-    """The second part of a `traceparent` (W3C Trace Context, section 3.2); empty where there is none."""
-    parts = (traceparent or "").split("-")
-    return parts[1] if len(parts) >= 4 else ""

@@ -130,12 +130,13 @@ class Dispatch:
         limits: DispatchLimits = DispatchLimits(),  # noqa: B008 - frozen
         meter: Meter | None = None,
         records: Records | None = None,
+        outgoing: Callable[[Subscription, Sender, Opener, Tokens], Outgoing] = Outgoing,
     ) -> None:
         """`hold` and `release` pause and resume the fetching of a partition, `ledger` is that of its present epoch,
         and `opener` opens the secrets of a subscription when its lane adopts it. `token_sender` POSTs to OAuth2 token
         endpoints, and hands over more of an answer (`streams/core/oauth2.py`); default: `sender`. `meter` measures what
-        is sent; None costs nothing. `records` makes what is written, where that is to be told elsewhere too
-        (`streams/attempt_log.py`)."""
+        is sent; None costs nothing. `records` makes what is written, and `outgoing` what is sent, where that is to be
+        told elsewhere too (`streams/attempt_log.py`, `streams/tracing.py`)."""
         self._topics = topics
         self._holds = {name: hold_ms for hold_ms, name in topics.tiers.items()}
         self._table = table
@@ -146,6 +147,7 @@ class Dispatch:
         self._clock = clock
         self._counters = counters
         self._records = records or Records(topics, schema_ids)
+        self._make_outgoing = outgoing
         self._hold = hold
         self._release = release
         self._ledger = ledger
@@ -463,7 +465,7 @@ class Dispatch:
     def _outgoing(self, subscription: Subscription) -> Outgoing:
         """What its lane sends; ValueError when the sender refuses the endpoint. The log is told once of secrets that do
         not open, and of those that open again."""
-        outgoing = Outgoing(subscription, self._sender, self._opener, self._tokens)
+        outgoing = self._make_outgoing(subscription, self._sender, self._opener, self._tokens)
         if outgoing.locked:
             if len(self._locked) >= self._limits.lanes_max:
                 self._locked.clear()
@@ -648,9 +650,10 @@ class Dispatch:
         now_ms = self._clock.now_ms()
         lane.waiting_since = self._clock.monotonic()
         identifier = batch_id([job.delivery.id for job in jobs])
-        body = batch_body(identifier, [job.delivery for job in jobs], lane.subscription.format)
+        deliveries = [job.delivery for job in jobs]
+        body = batch_body(identifier, deliveries, lane.subscription.format)
         done = partial(self._posted, lane, tuple(jobs), self._weigh(lane, size), now_ms, late)
-        lane.outgoing.post(identifier, first.delivery, body, now_ms, done)
+        lane.outgoing.post_batch(identifier, deliveries, body, now_ms, done)
 
     def _origin_lets(self, lane: Lane, job: Job, now: float) -> bool:
         """Whether the origin may have one more now. If not, the lane books the origin's next token, and the job goes

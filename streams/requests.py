@@ -10,12 +10,15 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 
+import msgspec
+
 from schemas.credentials import Basic, Bearer, OAuth2, parse_auth, parse_tls
 from schemas.delivery import Delivery
 from schemas.endpoint_tls import EndpointTls
 from schemas.errors import InvalidSubscriptionError, UnsealableError
 from schemas.post import PostDone
 from schemas.subscription import Subscription
+from streams.core.batch import shared_headers
 from streams.core.masking import Mask, masked
 from streams.core.oauth2 import basic
 from streams.core.signing import Signer
@@ -74,13 +77,19 @@ class Outgoing:
             self._mask = Mask([*s.headers.values(), sent, secret])
 
     def post(self, identifier: str, delivery: Delivery, body: bytes, now_ms: int, done: PostDone) -> None:
-        """POST a delivery's own body, or that of a batch that it stands for; `done` as in `Sender.post`."""
+        """POST this body with what a delivery says beside its own; `done` as in `Sender.post`."""
         headers = self._signer.headers(identifier, delivery.content_type, body, now_ms)
         if delivery.headers:  # what the subscription sets itself wins, and what signs
             headers += [each for each in delivery.headers if each[0] not in self._header_names]
-        if identifier is delivery.id and delivery.traceparent is not None:
+        if delivery.traceparent is not None:
             headers.append(("traceparent", delivery.traceparent))
         self._post(self._route, headers, body, partial(masked, self._mask, done) if self._mask else done)
+
+    def post_batch(
+        self, identifier: str, deliveries: Sequence[Delivery], body: bytes, now_ms: int, done: PostDone
+    ) -> None:
+        """POST deliveries that are together (`streams/core/batch.py`) as one; of none alone the trace is sent."""
+        self.post(identifier, for_all(deliveries[0], None), body, now_ms, done)
 
     def signed(self, identifier: str, content_type: str, body: bytes, now_ms: int) -> list[tuple[str, str]]:
         """The header fields that sign a body which is no delivery, for `ask`. Not where `locked`."""
@@ -89,3 +98,8 @@ class Outgoing:
     def ask(self, headers: list[tuple[str, str]], body: bytes, done: PostDone) -> None:
         """Send what is no delivery, by the method of this one. Of its answer nothing is struck out: it is not kept."""
         self._post(self._route, headers, body, done)
+
+
+def for_all(first: Delivery, traceparent: str | None) -> Delivery:
+    """What the first delivery of a batch says of all of them, with the trace of the batch."""
+    return msgspec.structs.replace(first, traceparent=traceparent, headers=shared_headers(first))

@@ -19,6 +19,7 @@ from schemas.event import CloudEventDecoder
 from schemas.frame import Headers
 from schemas.seen import digest_of
 from schemas.topics import EVENT_BYTES_MAX
+from schemas.trace_context import TRACEPARENT, TRACESTATE, parse_traceparent, usable_tracestate
 
 
 async def avro_entry(
@@ -37,7 +38,7 @@ async def avro_entry(
     headers = None
     if isinstance(decoder, CloudEventDecoder):
         tenant = given.get("tenant", default)
-        headers = _kafka_headers(given, tenant, made_id, call.header("traceparent"))
+        headers = _kafka_headers(given, tenant, made_id, trace_of(call), call.header(TRACESTATE))
     try:
         event = decoder.decode(body, headers, now_ms)
     except UndecodableError as error:
@@ -58,10 +59,20 @@ async def avro_entry(
     return own_id, ingest.entry(event, once)
 
 
-def _kafka_headers(given: dict[str, str], tenant: str, made_id: str, traceparent: str | None) -> Headers:
+def trace_of(call: Call) -> str | None:
+    """The request's `traceparent`; None without one that is valid."""
+    traceparent = call.header(TRACEPARENT)
+    return traceparent if parse_traceparent(traceparent) is not None else None
+
+
+def _kafka_headers(
+    given: dict[str, str], tenant: str, made_id: str, traceparent: str | None, tracestate: str | None
+) -> Headers:
     """Those of the Kafka binding: `ce_` and the attribute's name."""
     found = {"specversion": "1.0", "id": made_id} | given | {"tenant": tenant}
     headers: Headers = [(f"ce_{name}", value.encode()) for name, value in sorted(found.items())]
-    if traceparent is not None and traceparent.isascii() and "traceparent" not in given:
-        headers.append(("traceparent", traceparent.encode()))
+    if traceparent is not None and TRACEPARENT not in given:
+        headers.append((TRACEPARENT, traceparent.encode()))
+        if tracestate := usable_tracestate(tracestate):
+            headers.append((TRACESTATE, tracestate.encode()))
     return headers

@@ -14,7 +14,7 @@ import msgspec
 import orjson
 from msgspec import Meta
 
-from connectors.api.event_avro import avro_entry
+from connectors.api.event_avro import avro_entry, trace_of
 from connectors.api.event_checks import EventChecks
 from connectors.api.event_input import (
     AVRO,
@@ -100,7 +100,7 @@ async def publish_events(call: Call) -> Reply:
         batch = False
     else:
         given, batch = read_events(call.request.content_type, call.body, _ce_headers(call))
-        ids, entries = await _entries(desk, given, tenant, call.principal.tenant, base, batch)
+        ids, entries = await _entries(desk, given, tenant, call.principal.tenant, base, batch, trace_of(call))
     try:
         published = await desk.ingest.publish(entries, once)
     except ConflictError as error:
@@ -152,9 +152,16 @@ def _conflict(error: ConflictError, batch: bool) -> ProblemError:
 
 
 async def _entries(
-    desk: Publishing, given: list[EventGiven], tenant: str | None, own_tenant: str | None, base: int, batch: bool
+    desk: Publishing,
+    given: list[EventGiven],
+    tenant: str | None,
+    own_tenant: str | None,
+    base: int,
+    batch: bool,
+    trace: str | None,
 ) -> tuple[list[str | None], list[Entry]]:
-    """The ids that were given, and what Kafka is told. ProblemError 403 and 422; nothing is awaited for each event."""
+    """The ids that were given, and what Kafka is told. ProblemError 403 and 422; nothing is awaited for each event.
+    `trace` is the request's, for events that have none of their own."""
     names = {each.type for each in given}
     unknown = desk.checks.unknown(names)
     checks = await desk.checks.of(names)
@@ -178,7 +185,7 @@ async def _entries(
             now_ms if each.time is None else int(each.time.timestamp() * 1000),
             bytes(each.data),
             each.subject,
-            each.traceparent,
+            each.traceparent or trace,
             each.source,
         )
         wrong = _faults(event, unknown, checks)

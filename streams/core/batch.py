@@ -11,6 +11,7 @@ from hashlib import blake2b
 
 from schemas.delivery import Delivery
 from schemas.subscription import PayloadFormat
+from schemas.trace_context import TRACESTATE
 from streams.core.formats import CLOUDEVENTS_BATCH
 
 #: Prefix of batch ids; as delivery ids, they hold no dot.
@@ -37,7 +38,14 @@ def batchable(delivery: Delivery) -> bool:
 
 def together(one: Delivery, other: Delivery) -> bool:
     """Whether what the batch's headers say of one is true of the other."""
-    return one.content_type == other.content_type and one.headers == other.headers
+    if one.content_type != other.content_type:
+        return False
+    return one.headers == other.headers or shared_headers(one) == shared_headers(other)
+
+
+def shared_headers(delivery: Delivery) -> tuple[tuple[str, str], ...]:
+    """A delivery's own headers without what tells of its event alone."""
+    return tuple(each for each in delivery.headers if each[0] != TRACESTATE)
 
 
 def batch_body(identifier: str, deliveries: Sequence[Delivery], payload_format: PayloadFormat) -> bytes:

@@ -16,6 +16,7 @@ import orjson
 from schemas.delivery import VERSION_HEADER
 from schemas.event import Event
 from schemas.subscription import PayloadFormat
+from schemas.trace_context import TRACESTATE
 
 JSON = "application/json"
 AVRO = "application/avro"
@@ -49,7 +50,8 @@ def render(
     its number, 0 for data without versions; `content_type` the subscription's own, which is not used where it asks for
     a version and there is none.
     """
-    headers = ((VERSION_HEADER, str(version)),) if version else ()
+    state: Headers = ((TRACESTATE, event.tracestate),) if event.tracestate else ()
+    headers = ((VERSION_HEADER, str(version)), *state) if version else state
     if content_type and (version or "{version}" not in content_type):
         chosen = content_type.replace("{version}", str(version))
     else:
@@ -61,7 +63,7 @@ def render(
             return Rendered(chosen, data, headers)
         case "thin":  # ids only, so of no version
             ids = {"id": event.id} if event.subject is None else {"id": event.id, "subject": event.subject}
-            return Rendered(chosen, _standard(event, orjson.dumps(ids)))
+            return Rendered(chosen, _standard(event, orjson.dumps(ids)), state)
         case "avro":
             return Rendered(chosen, value, headers)
         case "cloudevents_binary":
@@ -88,6 +90,8 @@ def cloud_event_attributes(event: Event, version: int) -> dict[str, str]:
     attributes["tenant"] = event.tenant
     if event.traceparent:
         attributes["traceparent"] = event.traceparent
+    if event.tracestate:
+        attributes["tracestate"] = event.tracestate
     if version:
         attributes[DATA_VERSION] = str(version)
     return attributes

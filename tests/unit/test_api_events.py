@@ -39,6 +39,7 @@ KEYS = FixedKeys(
         "reader": Principal(actor="key:reader", tenant="acme", scopes=frozenset({"subscriptions:read"})),
     }
 )
+TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 ORDER = """{"type": "record", "name": "Order", "namespace": "shop", "fields": [
     {"name": "number", "type": "long"}, {"name": "total", "type": "double"}]}"""
 
@@ -133,6 +134,14 @@ async def test_one_event_and_what_is_left_out() -> None:
             Event("e2", "order.created", "acme", 1_795_338_000_123, b'{"n":1}', "o-1", "00-1-2-01", "/shop"),
         ]
         assert [each.key for each in desk.world.kafka.records[TOPICS.events]] == [b"acme", b"o-1"]
+
+
+async def test_events_without_a_trace_are_in_that_of_the_request() -> None:
+    async with opened() as desk:
+        await desk.ids([GIVEN, GIVEN | {"traceparent": "00-1-2-01"}], traceparent=TRACE)
+        for bad in ("00-1-2-01", "x" * 2_000):  # is no reason to refuse an event
+            await desk.ids(GIVEN, traceparent=bad)
+        assert [each.traceparent for each in await desk.events()] == [TRACE, "00-1-2-01", None, None]
 
 
 async def test_ids_that_are_made_are_in_order_of_time() -> None:
@@ -362,14 +371,16 @@ async def test_avro_is_written_as_it_came_with_the_headers_of_kafka(media: str) 
             "ce_id": "a1",
             "ce_type": "order.created",
             "ce_subject": "o%2F1",
-            "traceparent": "00-1-2-01",
+            "traceparent": TRACE,
+            "tracestate": "rojo=1",
         }
         assert await desk.post(order(schema_id), media=media, **more) == {"events": [{"id": "a1"}]}
         assert await desk.post(order(schema_id), media=media, **more) == {"events": [{"id": "a1", "duplicate": True}]}
         await desk.post(order(schema_id, 2), 409, media=media, **more)
         (made,) = await desk.ids(order(schema_id), media=media, ce_type="order.created")
         first, second = await desk.events()
-        assert (first.id, first.tenant, first.subject, first.traceparent) == ("a1", "acme", "o/1", "00-1-2-01")
+        assert (first.id, first.tenant, first.subject) == ("a1", "acme", "o/1")
+        assert (first.traceparent, first.tracestate) == (TRACE, "rojo=1")
         assert (first.data, second.id) == (b'{"number":1,"total":2.5}', made)
         assert desk.world.kafka.records[TOPICS.events][0].value == order(schema_id)
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from schemas.post import PostResult
-from streams.attempt_log import LoggedRecords, trace_id
+from streams.attempt_log import LoggedRecords
 from streams.records import Records
 from tests.unit.stages import TOPICS, subscription
 from tests.unit.test_dispatch import OK, RECEIVED_MS, REFUSED, SCHEMAS, Stage, fresh
@@ -60,6 +60,7 @@ async def test_every_attempt_and_every_end_has_its_line(caplog: pytest.LogCaptur
         "waited_ms": started_ms - RECEIVED_MS,
         "body_bytes": len(b'{"n":1}'),
         "trace_id": "0af7651916cd43dd8448eb211c80319c",
+        "span_id": "b7ad6b7169203331",
         "attempt": 1,
         "status": 204,
         "cause": "",
@@ -86,8 +87,3 @@ async def test_nothing_is_said_where_it_is_off(caplog: pytest.LogCaptureFixture)
         await stage.settled()
     assert len(stage.attempts()) == 1
     assert logged(caplog) == []
-
-
-def test_trace_ids() -> None:
-    assert trace_id(TRACE) == "0af7651916cd43dd8448eb211c80319c"
-    assert trace_id(None) == trace_id("00-abc") == ""

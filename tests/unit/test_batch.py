@@ -84,4 +84,6 @@ def test_what_has_the_same_headers_is_together() -> None:
     assert together(plain, delivery("dlv_b", b"1"))
     assert together(second, delivery("dlv_b", headers=(("webhook-version", "2"),)))
     assert not together(plain, second)
+    assert together(plain, delivery("dlv_b", headers=(("tracestate", "a=1"),)))  # which tells of one event alone
+    assert not together(second, delivery("dlv_b", headers=(("tracestate", "a=1"),)))
     assert not together(plain, delivery(content_type="application/vnd.acme+json"))

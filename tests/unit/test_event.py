@@ -164,6 +164,44 @@ def test_its_own_traceparent_wins_over_the_record_s() -> None:
     assert event_decoder(NUMBER).decode(SEVEN, headers, 0).traceparent == "inner"
 
 
+@pytest.mark.parametrize(
+    ("headers", "found"),
+    [
+        ([("traceparent", b"outer"), ("tracestate", b"a=1")], ("outer", "a=1")),
+        ([("tracestate", b"a=1")], (None, None)),
+        ([("traceparent", b"\xff"), ("tracestate", b"a=1")], (None, None)),
+        ([("traceparent", b"x" * 1025)], (None, None)),
+        ([("traceparent", b"outer"), ("tracestate", b"a=1\n")], ("outer", "a=1")),
+        ([("traceparent", b"outer"), ("tracestate", "a=é".encode())], ("outer", None)),
+        ([("traceparent", None), ("other", b"\xff")], (None, None)),
+        (None, (None, None)),
+    ],
+)
+def test_the_trace_of_a_record_is_that_of_an_envelope_without_one(
+    headers: Headers | None, found: tuple[str | None, str | None]
+) -> None:
+    """As producers set it that OpenTelemetry instruments; and it never costs an event."""
+    decode = event_decoder(codec.own_schema("event.v3")).decode
+    event = decode(encode_event(1, Event("1", "a", DEFAULT_TENANT, 0, b"1")), headers, 0)
+    assert (event.traceparent, event.tracestate) == found
+    own = decode(encode_event(1, Event("1", "a", DEFAULT_TENANT, 0, b"1", traceparent="inner")), headers, 0)
+    assert (own.traceparent, own.tracestate) == ("inner", None)
+
+
+@pytest.mark.parametrize(
+    ("headers", "found"),
+    [
+        ([("ce_traceparent", b"inner"), ("ce_tracestate", b"a=1"), ("tracestate", b"b=2")], "a=1"),
+        ([("ce_traceparent", b"inner"), ("tracestate", b"b=2")], None),
+        ([("traceparent", b"outer"), ("tracestate", b"b=2"), ("ce_tracestate", b"a=1")], "b=2"),
+        ([("tracestate", b"b=2")], None),
+    ],
+)
+def test_a_tracestate_belongs_to_the_traceparent_beside_it(headers: Headers, found: str | None) -> None:
+    event = event_decoder(NUMBER).decode(SEVEN, [("ce_id", b"1"), ("ce_type", b"a"), *headers], 0)
+    assert event.tracestate == found
+
+
 @pytest.mark.parametrize("time", ["2026-01-02", "2026-01-02T03:04:05", "now", "", "9999-99-99T00:00:00Z"])
 def test_a_ce_time_that_is_none(time: str) -> None:
     headers: Headers = [("ce_id", b"1"), ("ce_type", b"a"), ("ce_time", time.encode())]

@@ -12,6 +12,8 @@ from cloudevents.core.formats.json import JSONFormat
 from hypothesis import given
 from hypothesis import strategies as st
 
+from schemas.codec import put_string
+from schemas.delivery import encode_tail
 from schemas.event import Event
 from schemas.subscription import PayloadFormat
 from streams.core.formats import CLOUDEVENT, CLOUDEVENTS_BATCH, Rendered, render, rfc3339, source_of
@@ -172,3 +174,22 @@ def test_the_content_type_has_the_version_where_there_is_one() -> None:
 )
 def test_times(time_ms: int, text: str) -> None:
     assert rfc3339(time_ms) == text
+
+
+@pytest.mark.parametrize("payload_format", ["standard", "data", "thin", "avro", "cloudevents_binary"])
+def test_a_tracestate_goes_on_as_a_header(payload_format: PayloadFormat) -> None:
+    event = Event("e", "a.b", "t", 0, b"1", traceparent="00-1-2-01", tracestate="rojo=1,congo=2", hop="00-1-3-01")
+    headers = dict(render(event, payload_format, b"1", b"", 3).headers)
+    assert headers["tracestate"] == "rojo=1,congo=2"
+    assert ("webhook-version" in headers) is (payload_format != "thin")
+
+
+def test_cloud_events_tell_where_the_event_came_from_not_our_own_hop() -> None:
+    """Their extension for distributed tracing: "MUST carry trace information of the starting trace"."""
+    event = Event("e", "a.b", "t", 0, b"1", traceparent="00-1-2-01", tracestate="rojo=1", hop="00-1-3-01")
+    rendered = render(event, "cloudevents_structured", b"1", b"")
+    body = orjson.loads(rendered.body)
+    assert (body["traceparent"], body["tracestate"]) == ("00-1-2-01", "rojo=1")
+    tail = encode_tail(event, 0, rendered.content_type, rendered.body)
+    assert b"00-1-3-01" in tail
+    assert tail.startswith(b"\x02" + put_string("00-1-3-01"))

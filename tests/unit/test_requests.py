@@ -66,6 +66,19 @@ async def test_every_form_at_once_for_a_delivery_and_a_batch(identifier: str, bo
         judged(posted, "https://hooks.example/in")
 
 
+async def test_a_batch_says_what_is_true_of_all_and_no_trace() -> None:
+    sender = MemorySender(lambda posted: PostResult(204, 1))
+    outgoing = Outgoing(subscription(), sender, as_it_is, Tokens(sender, SystemClock()))
+    of_one = delivery(webhook_version="3", tracestate="a=1")
+    outgoing.post("dlv_1", of_one, BODY, 1, lambda result: None)
+    outgoing.post_batch("bat_1", [of_one, of_one], BODY, 1, lambda result: None)
+    alone, batch = sender.posted
+    assert (alone.headers["traceparent"], alone.headers["tracestate"]) == ("00-1-2-01", "a=1")
+    assert batch.headers["webhook-version"] == "3"
+    assert not batch.headers.keys() & {"traceparent", "tracestate"}
+    await sender.close()
+
+
 async def test_no_header_of_a_delivery_takes_the_place_of_a_signature() -> None:
     forged = {"x_hub_signature_256": "mine", "signature": "mine", "content_digest": "mine", "ce_id": "1"}
     unsigned = await sent(delivery(**forged), "dlv_1")
