@@ -284,8 +284,8 @@ def _partition_problems(specs: Sequence[TopicSpec], actual: Mapping[str, int]) -
 
 
 def _equal_groups(specs: Sequence[TopicSpec]) -> list[list[str]]:
-    """Names of the topics that need as many partitions as each other: deliveries, their retry tiers, parked and replayed
-    ones."""
+    """Names of the topics that need as many partitions as each other: deliveries, those to be retried, parked ones and
+    replayed ones."""
     groups: dict[str, list[str]] = {}
     for spec in specs:
         groups.setdefault(_TIER.sub("", spec.name), []).append(spec.name)
