@@ -11,6 +11,7 @@ This file does not decide anything about a delivery, and holds no secret: those 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -35,6 +36,9 @@ _SOME = b"\x02"
 
 #: Which version of the event's schema the body is in.
 VERSION_HEADER = "webhook-version"
+#: Which replay this was sent by: the replay's id. What has none comes from live traffic.
+REPLAY_HEADER = "webhook-replay"
+_REPLAY_ID = re.compile(r"[!-~]{1,64}")
 
 Pairs = Sequence[tuple[str, str]]
 
@@ -77,6 +81,14 @@ class Delivery(msgspec.Struct, frozen=True, gc=False):
     tail: bytes
     facts: bytes
     headers: tuple[tuple[str, str], ...] = ()
+
+
+def replay_of(delivery: Delivery) -> str:
+    """The id of the replay that made this delivery; empty when none did."""
+    for name, value in delivery.headers:
+        if name == REPLAY_HEADER:
+            return value
+    return ""
 
 
 # --- the tail: once per event and what is sent of it ------------------------------------------------------------------
@@ -287,6 +299,8 @@ def _read_headers(value: bytes, at: int) -> tuple[tuple[tuple[str, str], ...], i
             headers[name], at = get_string(value, at)
             if name not in _names_seen:
                 _check_name(name)
+            if name == REPLAY_HEADER and not _REPLAY_ID.fullmatch(headers[name]):
+                raise UndecodableError("bad_header", "the delivery's headers: webhook-replay is not the id of a replay")
 
 
 # Names repeat; remembering the valid ones is a pure memo, bounded.
@@ -295,7 +309,7 @@ _names_seen: set[str] = set()
 
 def _check_name(name: str) -> None:
     """What the engine writes itself must not come from a record: a second signature, say."""
-    if name != VERSION_HEADER:
+    if name not in (VERSION_HEADER, REPLAY_HEADER):
         try:
             check_header(name, "")
         except InvalidSubscriptionError as error:

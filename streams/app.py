@@ -278,7 +278,7 @@ class Worker:
         stack.callback(watching.cancel)
         part.on_give_up = stage.give_up
         part.on_stop = stage.stop
-        part.listen("delivery", [topics.deliveries, *topics.tiers.values(), topics.parked], stage.admit)
+        part.listen("delivery", [topics.deliveries, *topics.tiers.values(), topics.parked, topics.replay], stage.admit)
         return part
 
     def _sender(self, guard: AddressGuard, excerpt_bytes_max: int = 1_024) -> Sender:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from schemas.delivery import Delivery, facts_of
+from schemas.delivery import Delivery, facts_of, replay_of
 from schemas.frame import Out
 from schemas.post import PostResult
 from schemas.topics import Topics
@@ -68,6 +68,7 @@ class LoggedRecords(Records):
             "body_bytes": len(delivery.body),
             "trace_id": "" if trace is None else trace.trace_id,
             "span_id": "" if trace is None else trace.span_id,
+            "replay_id": replay_of(delivery),
             **ended,
         }
         what = ended.get("status") or ended.get("cause") or ended["detail"]

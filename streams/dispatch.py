@@ -3,7 +3,8 @@
 Records wait in their partition's *intake* until they may be admitted: the ledger has room, the worker has room, and, in
 a retry tier, the hold is over (the head is always the oldest, so waiting is pausing the partition). An admitted
 delivery waits in its endpoint's *lane*, or is *parked* in the log when the endpoint may not be sent anything, or does
-not keep up while others need the room. The fair queue says whose turn it is. A result is judged, and handed to the
+not keep up while others need the room. What replays send again has room of its own, and when that is taken, its
+partitions wait and nothing else does. The fair queue says whose turn it is. A result is judged, and handed to the
 settler with the delivery's offset.
 
 Everything happens on one event loop, in callbacks: no task and no future per delivery. This stage sees ports; it does
@@ -39,7 +40,7 @@ from streams.core.parked import Lot, Order
 from streams.core.retry import HOLD_MS_MIN, parse_retry_after_ms, slack_ms, tier_hold_ms
 from streams.core.verdict import Dead, Interrupted, RetryAt, judge, succeeded
 from streams.counters import Counters
-from streams.lanes import Intake, Job, Lane
+from streams.lanes import REPLAYED_KEY, Intake, Job, Lane
 from streams.meter import Meter
 from streams.parking import Parking
 from streams.ports import Clock, EndpointTable, LogReader, Opener, Sender, SubscriptionTable
@@ -73,10 +74,14 @@ RESERVE, FREE_SHARE = 8, 4
 UNDER_WAY_PART, SLOW_PART = 2, 4
 #: Bodies of which all places may be full and take no more than this part of the budget are not large.
 SMALL_PART = 8
+#: Of a worker's places, what comes straight from the replay lane has no more than one part in so many.
+REPLAYED_PLACES_PART = 4
 #: Jobs that a lane takes from the log ahead of sending them.
 AHEAD_MIN, AHEAD_MAX = 32, 512
 #: Jobs of an ordered lane in memory, of all its keys.
 ORDERED_HELD_MAX = 128
+#: Of these, what comes straight from the replay lane has no more than one part in so many.
+REPLAYED_PART = 2
 #: Records of an ordered lane that are asked for at a time.
 WANTED_MAX = 256
 
@@ -87,8 +92,9 @@ class DispatchLimits(msgspec.Struct, frozen=True, kw_only=True):
     A worker that has had no room for `relief_after_s` parks what a lane holds beyond what it serves in `lane_s`
     seconds, and goes on doing so for as long as the lane does not keep up: an endpoint that hangs or crawls fills its
     own lane, not the worker. `admitted_max` deliveries and `read_max` parked ones are in memory at a time, with
-    `admitted_bytes_max` of bodies each, of which a lane may have as much under way as it leaves to others; nothing is
-    POSTed while `unsettled_max` records wait to be durable, or for longer than `settle_s`.
+    `admitted_bytes_max` of bodies each, of which a lane may have as much under way as it leaves to others; and
+    `replayed_max` straight from the replay lane, with `replayed_bytes_max`. Nothing is POSTed while `unsettled_max`
+    records wait to be durable, or for longer than `settle_s`.
     `origin_rate_max` is POSTs a second to each scheme, host and port, 0 for none.
     """
 
@@ -96,6 +102,8 @@ class DispatchLimits(msgspec.Struct, frozen=True, kw_only=True):
     admitted_max: int = 4_000
     admitted_bytes_max: int = 64 << 20
     read_max: int = 1_000
+    replayed_max: int = 1_000
+    replayed_bytes_max: int = 16 << 20
     unsettled_max: int = 1_000
     settle_s: float = 0.25
     lanes_max: int = 20_000
@@ -171,12 +179,19 @@ class Dispatch:
         self._read = 0  # the same of what was read from the log, which has room of its own
         self._admitted_bytes = 0
         self._read_bytes = 0
+        self._replayed = 0  # the same of what came straight from the replay lane
+        self._replayed_bytes = 0
+        self._replaying = 0  # of these, POSTs under way
+        self._replaying_max = max(1, limits.in_flight_max // REPLAYED_PLACES_PART)
+        self._replays_wait: dict[Lane, None] = {}  # had their turn while replays had no places to spare
         self._large_bytes = 0  # of large bodies under way, from wherever they came
         self._large_bytes_max = limits.admitted_bytes_max // UNDER_WAY_PART
         self._small_bytes = limits.admitted_bytes_max // SMALL_PART // limits.in_flight_max
         # Admission goes on when a tenth of the room is free, not at every single place.
         self._admit_below = limits.admitted_max * 9 // 10
         self._bytes_below = limits.admitted_bytes_max * 9 // 10
+        self._replayed_below = limits.replayed_max * 9 // 10
+        self._replayed_bytes_below = limits.replayed_bytes_max * 9 // 10
         self._looking = False  # a call of `_look_around` is on its way
         self._starved = False  # somebody could not read on for want of room
         self._changed = asyncio.Event()
@@ -212,7 +227,8 @@ class Dispatch:
                 old.append(intake)
             if old:
                 self._forget(old)
-            intake = Intake(frame.topic, frame.partition, frame.ledger, self._holds.get(frame.topic, 0))
+            replay = frame.topic == self._topics.replay
+            intake = Intake(*key, frame.ledger, self._holds.get(frame.topic, 0), replay=replay)
             self._intakes[key] = intake
         if intake.log is not None:
             self._follow(intake, frame.records)
@@ -239,15 +255,18 @@ class Dispatch:
                 self._block(intake, None)
                 self._relieve_later()
                 return
-            room = limits.admitted_max - self._admitted
-            if room <= 0 or self._admitted_bytes >= limits.admitted_bytes_max:
+            room, bytes_left = self._room_for(intake)
+            if room <= 0 or bytes_left <= 0:
+                if intake.replay:  # nobody waits for a replay
+                    self._block(intake, None)
                 self._relieve_later()
                 return
             if self._settler.backlog > limits.admitted_max:
+                if intake.replay:
+                    self._block(intake, None)
                 return
             count = 1 if intake.hold_ms else min(room, ADMIT_CHUNK, len(records))
             chunk: list[Record] = []
-            bytes_left = limits.admitted_bytes_max - self._admitted_bytes
             while len(chunk) < count and bytes_left > 0:  # so that no more than one is beyond the bound
                 chunk.append(records.popleft())
                 bytes_left -= len(chunk[-1].value() or b"")
@@ -261,6 +280,25 @@ class Dispatch:
         if self._order_waits:
             self._look_at_order(intake.partition)
         self._release(intake.topic, intake.partition)
+
+    def _room_for(self, intake: Intake) -> tuple[int, int]:
+        """How many deliveries of this partition may be admitted, and bytes of bodies."""
+        limits = self._limits
+        if intake.replay:
+            return limits.replayed_max - self._replayed, limits.replayed_bytes_max - self._replayed_bytes
+        return limits.admitted_max - self._admitted, limits.admitted_bytes_max - self._admitted_bytes
+
+    def _enter(self, intake: Intake, count: int, body_bytes: int) -> None:
+        """So many deliveries, or fewer than none, and bytes of bodies are in memory now."""
+        if intake.log is not None:
+            self._read += count
+            self._read_bytes += body_bytes
+        elif intake.replay:
+            self._replayed += count
+            self._replayed_bytes += body_bytes
+        else:
+            self._admitted += count
+            self._admitted_bytes += body_bytes
 
     def _block(self, intake: Intake, wait_s: float | None) -> None:
         """Stop fetching the partition until a time has passed, or until its ledger has room."""
@@ -307,7 +345,7 @@ class Dispatch:
         if self._relief is None and not self._stopping:
             self._relief_from = self._clock.monotonic()
             for lane in self._lanes.values():
-                lane.served = 0
+                lane.served = lane.replayed = 0
             loop = asyncio.get_running_loop()
             self._relief = loop.call_later(self._limits.relief_after_s, self._relieve)
 
@@ -316,11 +354,15 @@ class Dispatch:
         self._relief = None
         if lost := [intake for intake in self._intakes.values() if not intake.ledger.live]:
             self._forget(lost)  # an epoch that ended without being given up: its jobs are void, and hold room
-        full = any(intake.records and intake.ledger.full for intake in self._intakes.values())
-        if self._admitted <= self._admit_below and self._admitted_bytes <= self._bytes_below and not full:
-            return
         now = self._clock.monotonic()
         elapsed_s = max(now - self._relief_from, self._limits.relief_after_s, ROUNDING_S)
+        stuck = [intake for intake in self._intakes.values() if intake.records and intake.ledger.full]
+        held_up = any(intake.replay for intake in stuck)
+        if held_up or self._replayed > self._replayed_below or self._replayed_bytes > self._replayed_bytes_below:
+            self._relieve_of_replays(elapsed_s, to_the_last=held_up)
+        full = not all(intake.replay for intake in stuck)
+        if self._admitted <= self._admit_below and self._admitted_bytes <= self._bytes_below and not full:
+            return
         slow = [lane for lane in self._lanes.values() if lane.held > self._serves(lane, elapsed_s)]
         for lane in slow:
             # A round of its places may wait, as far as all that are slow have a part of the worker's room together.
@@ -337,6 +379,18 @@ class Dispatch:
                 self._draw(lane)
         self._changed.set()
 
+    def _relieve_of_replays(self, elapsed_s: float, *, to_the_last: bool) -> None:
+        """Park what was replayed and lanes do not serve: as above, but by how many of these they served, since live
+        deliveries go first. It bounds nobody: what else comes for such a lane has nothing to do with the replay."""
+        serves = {name: int(lane.replayed / elapsed_s * self._limits.lane_s) for name, lane in self._lanes.items()}
+        slow = [lane for name, lane in self._lanes.items() if lane.held > serves[name]]
+        for lane in slow:
+            least = min(lane.subscription.max_in_flight, self._limits.replayed_max // SLOW_PART // len(slow))
+            for job in lane.flush_replays(0 if to_the_last else max(least, serves[lane.subscription.id])):
+                self._park(job, lane)
+            if not (lane.held or lane.in_flight):
+                self._draw(lane)
+
     def _serves(self, lane: Lane, elapsed_s: float) -> int:
         """What the lane serves in `lane_s`, at the rate of late."""
         return int(lane.served / elapsed_s * self._limits.lane_s)
@@ -344,30 +398,32 @@ class Dispatch:
     def _bound(self, lane: Lane, queue_max: int, now: float) -> None:
         lane.queue_max, lane.bounded_until, lane.served = queue_max, now + self._limits.lane_s, 0
 
-    def _has_room(self, lane: Lane) -> bool:
-        """Whether a bounded lane may hold one more. Once it keeps up again, it is not bounded any more."""
+    def _has_room(self, lane: Lane, job: Job) -> bool:
+        """Whether a bounded lane may hold one more; of what is replayed, none. Once it keeps up again, it is not
+        bounded any more."""
         assert lane.queue_max is not None
         now = self._clock.monotonic()
+        held = lane.held - len(lane.replays)
         if now >= lane.bounded_until:
             served = self._serves(lane, self._limits.lane_s + now - lane.bounded_until)
             queue_max = max(lane.queue_least, served)
-            if lane.held * 2 < queue_max:
+            if held * 2 < queue_max:
                 lane.queue_max = None
                 return True
             self._bound(lane, queue_max, now)
-        return lane.held < lane.queue_max
+        return held < lane.queue_max and not job.intake.replay
 
     # --- one delivery -----------------------------------------------------------------------------
 
     def _take(self, intake: Intake, record: Record, now_ms: int) -> None:
         """Route an admitted record: to its lane, to a tier, or to its end."""
-        self._admitted += 1
+        self._enter(intake, 1, 0)
         try:
             delivery = self._decode(record.value())
         except UndecodableError as error:
             self._quarantine(intake, record, error)
             return
-        self._admitted_bytes += len(delivery.body)
+        self._enter(intake, 0, len(delivery.body))
         subscription = self._table.get(delivery.subscription_id)
         job = Job(delivery, intake, record.offset())
         if delivery.attempt and self._meter is not None:  # another worker, or a life before, may have seen it fail
@@ -426,21 +482,25 @@ class Dispatch:
             if lane.health.disabled_ms:
                 self._bury(job, self._clock.now_ms(), "disabled", _why_disabled(lane.health))
                 return
-            if not self._takes(lane):
+            if not self._takes(lane, job):
                 self._park(job, lane)
                 return
         if job.order is None:
-            if not (lane.fresh or lane.late):
+            if not (lane.fresh or lane.late or lane.replays):
                 lane.waiting_since = self._clock.monotonic() if subscription.batch_max > 1 else 0.0
             lane.put(job)
             self._offer(lane)
-        elif lane.held >= ORDERED_HELD_MAX or lane.behind(job.order.key) or not self._order_known(lane):
+        elif (
+            lane.held >= (ORDERED_HELD_MAX // REPLAYED_PART if job.intake.replay else ORDERED_HELD_MAX)
+            or lane.behind(job.order.key)
+            or not self._order_known(lane, job.order.key)
+        ):
             self._park(job, lane)
         else:
             lane.put_ordered(job, job.order)
             self._advance(lane, job.order.key)
 
-    def _takes(self, lane: Lane) -> bool:
+    def _takes(self, lane: Lane, job: Job) -> bool:
         """Whether a lane that is not simply open takes one more."""
         if lane.shut:
             return False
@@ -448,7 +508,7 @@ class Dispatch:
             return False
         if lane.closed_until - self._clock.monotonic() > GATE_PARK_S:
             return False
-        return lane.queue_max is None or self._has_room(lane)
+        return lane.queue_max is None or self._has_room(lane, job)
 
     def _new_lane(self, subscription: Subscription) -> Lane:
         """ValueError when the sender refuses the endpoint."""
@@ -486,7 +546,7 @@ class Dispatch:
 
     def _offer(self, lane: Lane) -> None:
         """Into the line of lanes that can start something, unless it cannot. Whoever stands there is served soon."""
-        if lane.ready or lane.shut or lane.in_flight >= lane.limit or not (lane.fresh or lane.late):
+        if lane.ready or lane.shut or lane.in_flight >= lane.limit or not (lane.fresh or lane.late or lane.replays):
             return
         if lane.bucket is not None or lane.closed_until or lane.booked_s:
             now = self._clock.monotonic()
@@ -498,7 +558,7 @@ class Dispatch:
                 return
             lane.closed_until = 0.0
         batch_max = lane.subscription.batch_max
-        if batch_max > 1 and len(lane.fresh) + len(lane.late) < batch_max:
+        if batch_max > 1 and max(len(lane.fresh) + len(lane.late), len(lane.replays)) < batch_max:
             wait_s = lane.waiting_since + lane.subscription.batch_wait_ms / 1000 - self._clock.monotonic()
             if wait_s > 0:
                 self._offer_later(lane, wait_s)
@@ -542,6 +602,9 @@ class Dispatch:
                 free = limit - self._in_flight
                 if free <= limit // RESERVE and lane.in_flight and lane.in_flight >= free // FREE_SHARE:
                     self._choked.append(lane)
+                    continue
+                if lane.replays and self._replaying >= self._replaying_max and lane.turn() is lane.replays:
+                    self._replays_wait[lane] = None
                     continue
                 if self._start(lane):
                     self._offer(lane)
@@ -589,6 +652,7 @@ class Dispatch:
         lane.late_in_flight += late
         self._in_flight += 1
         job.intake.in_flight += 1
+        self._replaying += job.intake.replay
         delivery = job.delivery
         if lane.subscription.batch_max > 1 and batchable(delivery):
             self._start_batch(lane, job, late)
@@ -636,7 +700,7 @@ class Dispatch:
         jobs, size = [first], len(first.delivery.body)
         most = lane.subscription.batch_max
         bytes_max = min(BATCH_BYTES_MAX, max(self._share(lane), self._small_bytes))
-        for queue in (lane.late, lane.fresh) if late else (lane.fresh, lane.late):
+        for queue in _batch_queues(lane, first, late):
             while queue and len(jobs) < most and size + len(queue[0].delivery.body) <= bytes_max:
                 if not together(first.delivery, queue[0].delivery):
                     break
@@ -689,6 +753,11 @@ class Dispatch:
         lane.late_in_flight -= late
         lane.served += len(jobs)
         self._in_flight -= 1
+        if jobs[0].intake.replay:  # and so are all of a batch
+            self._replaying -= 1
+            lane.replayed += len(jobs)
+            self._choked += self._replays_wait
+            self._replays_wait.clear()
         # Of an epoch that was lost, nothing can be written, and so nothing is learnt: what only this worker knew, as
         # that an endpoint is disabled, its owner could not undo.
         notes = self._observe(lane, started_ms, result) if any(job.intake.ledger.live for job in jobs) else ()
@@ -1049,7 +1118,7 @@ class Dispatch:
 
     def _taken(self, intake: Intake, record: Record, subscription_id: str, order: Order | None) -> None:
         """A parked record was read."""
-        self._read += 1
+        self._enter(intake, 1, 0)
         now_ms = self._clock.now_ms()
         try:
             delivery = self._decode(record.value())
@@ -1060,7 +1129,7 @@ class Dispatch:
             if order is not None:
                 self._gone(intake, subscription_id, record.offset(), order)
             return
-        self._read_bytes += len(delivery.body)
+        self._enter(intake, 0, len(delivery.body))
         subscription = self._table.get(subscription_id)
         lane = self._lane(subscription_id)
         if lane is not None:
@@ -1138,15 +1207,18 @@ class Dispatch:
     # --- order ------------------------------------------------------------------------------------
 
     def _placed(self, job: Job, lane: Lane) -> Job:
-        """The job with its place among those with its key. Only what comes from fan-out, and from the log, has one."""
+        """The job with its place among those with its key. Only what comes from fan-out or a replay, and from the log,
+        has one. Replays have lines of their own: a live delivery never waits for one, nor the other way round."""
         intake = job.intake
-        if job.order is not None or intake.topic != self._topics.deliveries:
+        if job.order is not None or not (intake.replay or intake.topic == self._topics.deliveries):
             return job
         if lane.partition < 0:
             lane.partition = intake.partition
         if lane.partition != intake.partition:  # two partitions have no order between them
             return job
         key = ordering_key(job.delivery, lane.subscription.ordering_key)
+        if intake.replay:
+            key = REPLAYED_KEY + key
         return job._replace(order=Order(key, job.offset))
 
     def _seen(self, intake: Intake, subscription_id: str, offset: int, order: Order) -> None:
@@ -1177,7 +1249,7 @@ class Dispatch:
         """Bring the next delivery of an ordering key on its way."""
         if lane.shut:
             return
-        if not self._order_known(lane):
+        if not self._order_known(lane, key):
             return
         step = lane.advance(key, self._clock.now_ms())
         if step.due_ms:
@@ -1206,11 +1278,11 @@ class Dispatch:
         lot = intake.log.lots.get(lane.subscription.id)
         return lot is not None and len(lot.wanted) < WANTED_MAX
 
-    def _order_known(self, lane: Lane) -> bool:
-        """Whether all that may stand before a delivery has been seen: the log as it was when this epoch began, and the
-        deliveries that were finished out of order before it."""
-        partition = lane.partition
-        ledger = self._ledger(self._topics.deliveries, partition)
+    def _order_known(self, lane: Lane, key: str) -> bool:
+        """Whether all that may stand before a delivery of this key has been seen: the log as it was when this epoch
+        began, and the deliveries that were finished out of order before it."""
+        partition, topics = lane.partition, self._topics
+        ledger = self._ledger(topics.replay if key.startswith(REPLAYED_KEY) else topics.deliveries, partition)
         if self._log_known(partition) and (ledger is None or not ledger.restoring):
             return True
         self._order_waits.setdefault(partition, set()).add(lane.subscription.id)
@@ -1297,12 +1369,7 @@ class Dispatch:
 
     def _leave(self, job: Job) -> None:
         """It is not in memory any more."""
-        if job.intake.log is None:
-            self._admitted -= 1
-            self._admitted_bytes -= len(job.delivery.body)
-        else:
-            self._read -= 1
-            self._read_bytes -= len(job.delivery.body)
+        self._enter(job.intake, -1, -len(job.delivery.body))
 
     def _cancel(self, job: Job, now_ms: int) -> None:
         """The subscription is gone."""
@@ -1338,10 +1405,7 @@ class Dispatch:
         order: Order | None = None,
     ) -> None:
         out = [quarantined(self._topics.quarantine, intake.topic, intake.partition, record, error, self._counters)]
-        if intake.log is None:
-            self._admitted -= 1
-        else:
-            self._read -= 1
+        self._enter(intake, -1, 0)
         if subscription_id is not None:
             out.append(self._marker(intake, subscription_id, record.offset(), order))
         self._settler.settle(intake.topic, intake.partition, intake.ledger, (record.offset(),), out)
@@ -1416,7 +1480,7 @@ class Dispatch:
             if lane.held or lane.keys:
                 for job in lane.forget(intakes):
                     self._drop(job)
-        self._fair.keep(lambda lane: bool(lane.fresh or lane.late) or self._not_ready(lane))
+        self._fair.keep(lambda lane: bool(lane.fresh or lane.late or lane.replays) or self._not_ready(lane))
         partitions = {intake.partition for intake in intakes}
         if self._meter is not None:
             self._meter.forget(partitions)
@@ -1435,6 +1499,13 @@ class Dispatch:
     def _not_ready(self, lane: Lane) -> bool:
         lane.ready = False
         return False
+
+
+def _batch_queues(lane: Lane, first: Job, late: bool) -> tuple[deque[Job], ...]:
+    """Where others for the same POST are looked for."""
+    if first.intake.replay:
+        return (lane.replays,)
+    return (lane.late, lane.fresh) if late else (lane.fresh, lane.late)
 
 
 def _why_disabled(health: Health) -> str:

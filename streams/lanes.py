@@ -1,8 +1,9 @@
 """Lanes: what waits for one endpoint inside a worker, and which of it may be sent next.
 
 A lane keeps first attempts and late deliveries (retries, and what was parked) in queues of their own, each with a share
-of the endpoint's places, and for an ordered subscription one queue for each ordering key. It knows how many POSTs the
-endpoint may have at a time, and since when and until when it may have none at all: its health, its gate, its rate.
+of the endpoint's places, what replays send again in a third, which goes when the others are empty, and for an ordered
+subscription one queue for each ordering key. It knows how many POSTs the endpoint may have at a time, and since when
+and until when it may have none at all: its health, its gate, its rate.
 
 This file sends nothing, writes nothing and reads no clock; between lanes, `streams/core/fair.py` chooses.
 """
@@ -30,6 +31,8 @@ JOB_BYTES = 1_024
 FRESH_SHARE = 4
 #: Parked deliveries of one ordering key that are read ahead.
 KEY_AHEAD = 16
+#: Before the ordering key of a replayed delivery: replays have a line of their own.
+REPLAYED_KEY = "\0replay\0"
 
 _OFFSET_BITS = 44
 _OFFSET_MASK = (1 << _OFFSET_BITS) - 1
@@ -39,15 +42,17 @@ class Intake:
     """The records of one partition, in one assignment epoch."""
 
     __slots__ = (
-        "blocked", "hold_ms", "in_flight", "ledger", "log", "partition", "reading", "records", "timer", "topic",
+        "blocked", "hold_ms", "in_flight", "ledger", "log", "partition", "reading", "records", "replay", "timer",
+        "topic",
     )  # fmt: skip
 
-    def __init__(self, topic: str, partition: int, ledger: OffsetLedger, hold_ms: int) -> None:
+    def __init__(self, topic: str, partition: int, ledger: OffsetLedger, hold_ms: int, *, replay: bool = False) -> None:
         self.topic = topic
         self.partition = partition
         self.ledger = ledger
         self.log = ledger if isinstance(ledger, ParkedLog) else None  # where this is a partition of parked deliveries
         self.hold_ms = hold_ms
+        self.replay = replay  # of the replay lane
         self.records: deque[Record] = deque()  # not admitted yet
         self.in_flight = 0
         self.blocked = False  # by its ledger or by a hold, not by the worker's load
@@ -66,7 +71,7 @@ class Job(NamedTuple):
     @property
     def late(self) -> bool:
         """Not a first attempt that comes straight from fan-out."""
-        return self.delivery.attempt > 0 or self.intake.log is not None
+        return self.delivery.attempt > 0 or self.intake.log is not None or self.intake.replay
 
 
 _number_of = attrgetter("order.number")
@@ -140,13 +145,14 @@ class Lane:
         "barred", "booked_s", "bounded_until", "bucket", "circuit_timer", "closed_until", "deficit", "fresh",
         "gate_failures", "gradient", "health", "home", "in_flight", "keys", "large_bytes", "late", "late_in_flight",
         "late_max", "late_turn", "later", "limit", "outgoing", "parked", "partition", "probing", "queue_least",
-        "queue_max", "rate_per_s", "ready", "served", "shut", "slow_start", "subscription", "tenant", "timer",
-        "told_ms", "waiting", "waiting_since",
+        "queue_max", "rate_per_s", "ready", "replayed", "replays", "served", "shut", "slow_start", "subscription",
+        "tenant", "timer", "told_ms", "waiting", "waiting_since",
     )  # fmt: skip
 
     def __init__(self, subscription: Subscription, outgoing: Outgoing, health: Health, now_ms: int) -> None:
         self.fresh: deque[Job] = deque()
         self.late: deque[Job] = deque()
+        self.replays: deque[Job] = deque()  # straight from the replay lane; once parked or retried, they are late ones
         self.late_turn = False
         self.booked_s = 0.0  # when it may have a token of its origin's rate, if it has booked one (monotonic seconds)
         self.in_flight = 0
@@ -169,6 +175,7 @@ class Lane:
         self.waiting_since = 0.0  # when the first one of a batch came (monotonic seconds)
         self.slow_start: SlowStart | None = None
         self.served = 0  # answers since the worker ran out of room
+        self.replayed = 0  # of these, of what came straight from the replay lane
         # Set by relief, as long as the lane does not keep up:
         self.queue_max: int | None = None
         self.queue_least = 0
@@ -217,12 +224,12 @@ class Lane:
     @property
     def held(self) -> int:
         """Jobs in memory that are not on their way."""
-        return len(self.fresh) + len(self.late) + self.waiting
+        return len(self.fresh) + len(self.late) + len(self.replays) + self.waiting
 
     @property
     def held_bytes(self) -> int:
         """Their bodies and headers. Looks at all of them."""
-        size = sum(len(job.delivery.body) for queue in (self.fresh, self.late) for job in queue)
+        size = sum(len(job.delivery.body) for queue in (self.fresh, self.late, self.replays) for job in queue)
         size += sum(len(job.delivery.body) for queue in self.keys.values() for job in queue.jobs)
         return size + JOB_BYTES * self.held
 
@@ -240,19 +247,26 @@ class Lane:
     @property
     def idle(self) -> bool:
         """Nothing would be lost with it, but for its health, which is stored."""
-        return not (self.fresh or self.late or self.in_flight or self.keys or self.parked)
+        return not (self.fresh or self.late or self.replays or self.in_flight or self.keys or self.parked)
 
     # --- plain queues -----------------------------------------------------------------------------
 
     def put(self, job: Job) -> None:
         """Behind what waits already."""
-        (self.late if job.late else self.fresh).append(job)
+        self._queue_of(job).append(job)
+
+    def _queue_of(self, job: Job) -> deque[Job]:
+        if not job.late:
+            return self.fresh
+        return self.replays if job.intake.replay else self.late
 
     def turn(self) -> deque[Job] | None:
         """The queue whose head goes next, if any may go now."""
         fresh, late = self.fresh, self.late
         if not late or self.late_in_flight >= self.late_max:
-            return fresh or None
+            if fresh:
+                return fresh
+            return self.replays if self.replays and self.late_in_flight < self.late_max else None
         if not fresh:
             return late
         return late if self.late_turn else fresh
@@ -275,8 +289,8 @@ class Lane:
         return queue.popleft()
 
     def put_back(self, job: Job) -> None:
-        """It was taken, and could not go: it is still the next one."""
-        (self.late if job.late else self.fresh).appendleft(job)
+        """It was taken, and could not go: it is still the next one, but for a replayed one when others come."""
+        self._queue_of(job).appendleft(job)
         self.late_turn = job.late
 
     # --- ordering keys ----------------------------------------------------------------------------
@@ -395,9 +409,23 @@ class Lane:
                 out += queue.jobs
                 queue.jobs = []
             self.waiting = 0
-        while len(self.fresh) + len(self.late) > most:
+        while len(self.fresh) + len(self.late) + len(self.replays) > most:
             # A parked delivery costs nothing to put back, a first attempt one more record.
-            job = (self.late or self.fresh).pop()
+            job = (self.replays or self.late or self.fresh).pop()
+            self._is_not_next(job)
+            out.append(job)
+        return out
+
+    def flush_replays(self, most: int) -> list[Job]:
+        """Take out what came straight from the replay lane and waits, but for so many of the oldest."""
+        out: list[Job] = []
+        for key, queue in self.keys.items() if self.waiting else ():
+            if key.startswith(REPLAYED_KEY) and (gone := [job for job in queue.jobs if job.intake.replay]):
+                queue.jobs = [job for job in queue.jobs if not job.intake.replay]
+                self.waiting -= len(gone)
+                out += gone
+        while len(self.replays) > most:
+            job = self.replays.pop()
             self._is_not_next(job)
             out.append(job)
         return out
@@ -409,7 +437,7 @@ class Lane:
     def forget(self, intakes: Collection[Intake]) -> list[Job]:
         """Take out the jobs of partitions that are not ours any more, and all that is known of their log."""
         out: list[Job] = []
-        for waiting in (self.fresh, self.late):
+        for waiting in (self.fresh, self.late, self.replays):
             gone = [job for job in waiting if job.intake in intakes]
             if gone:
                 kept = [job for job in waiting if job.intake not in intakes]

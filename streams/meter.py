@@ -1,7 +1,8 @@
 """What the delivery stage measures: cheap counts at each answer, and which deliveries failed and are not over.
 
 One for each worker that shows metrics; a worker that does not has none and pays a look at None. Counts are integers in
-slots: no names and no labels are looked up for a delivery. This file publishes nothing and reads no clock.
+slots: no names and no labels are looked up for a delivery. What a replay sends again is counted, but its age is not: it
+is that of an event which was on time once, or failed and told so. This file publishes nothing and reads no clock.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Collection, Iterator
 
-from schemas.delivery import Delivery, received_ms
+from schemas.delivery import Delivery, received_ms, replay_of
 from schemas.metrics import AGE_MS, REQUEST_US, Histogram
 from schemas.post import PostResult
 
@@ -47,7 +48,7 @@ class Meter:
 
     def attempted(self, delivery: Delivery, partition: int, started_ms: int, result: PostResult, ok: bool) -> None:
         """What that says of one delivery: accepted or not."""
-        if self._ages_left:
+        if self._ages_left and not (delivery.headers and replay_of(delivery)):
             self._ages_left -= 1
             age_ms = started_ms - received_ms(delivery.facts)
             if delivery.attempt == 0:
@@ -66,6 +67,8 @@ class Meter:
     def failed(self, delivery: Delivery, partition: int) -> None:
         """It was attempted, and is not over. The first ones are kept, which are the oldest but for what comes back
         after a restart."""
+        if delivery.headers and replay_of(delivery):
+            return
         of = self._failed.get(delivery.subscription_id)
         if of is None:
             if len(self._failed) >= SUBSCRIPTIONS_MAX:

@@ -13,7 +13,7 @@ from functools import partial
 import msgspec
 
 from schemas.credentials import Basic, Bearer, OAuth2, parse_auth, parse_tls
-from schemas.delivery import Delivery
+from schemas.delivery import Delivery, replay_of
 from schemas.endpoint_tls import EndpointTls
 from schemas.errors import InvalidSubscriptionError, UnsealableError
 from schemas.post import PostDone
@@ -78,7 +78,8 @@ class Outgoing:
 
     def post(self, identifier: str, delivery: Delivery, body: bytes, now_ms: int, done: PostDone) -> None:
         """POST this body with what a delivery says beside its own; `done` as in `Sender.post`."""
-        headers = self._signer.headers(identifier, delivery.content_type, body, now_ms)
+        replay = replay_of(delivery) if delivery.headers else ""
+        headers = self._signer.headers(identifier, delivery.content_type, body, now_ms, replay)
         if delivery.headers:  # what the subscription sets itself wins, and what signs
             headers += [each for each in delivery.headers if each[0] not in self._header_names]
         if delivery.traceparent is not None:

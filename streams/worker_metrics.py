@@ -15,7 +15,7 @@ from connectors.consumer_thread import ConsumerThread
 from connectors.end_offsets import EndOffsets, Place
 from connectors.frames import FrameConsumer
 from connectors.metrics_server import Shown, statuses
-from schemas.delivery import received_ms
+from schemas.delivery import received_ms, replay_of
 from schemas.metrics import Sample
 from schemas.topics import HOLDS_MS, Topics
 from streams.counters import Counters
@@ -199,7 +199,7 @@ class WorkerMetrics:
             yield "distributary_retry_oldest_seconds", (tier,), (now_ms - head_ms) / 1_000
 
     def _lanes(self, dispatch: Dispatch) -> Iterator[Sample]:
-        fresh = late = ordered = deepest = disabled = 0
+        fresh = late = ordered = replayed = deepest = disabled = 0
         circuits: Counter[str] = Counter()
         now_ms = self._clock.now_ms()
         oldest: dict[str, int] = {}
@@ -219,6 +219,7 @@ class WorkerMetrics:
                 fresh += len(lane.fresh)
                 late += len(lane.late)
                 ordered += lane.waiting
+                replayed += len(lane.replays)
                 deepest = max(deepest, depth)
                 held[name] = depth
                 for at_ms in _waiting_since(lane):
@@ -227,7 +228,7 @@ class WorkerMetrics:
             seen(name, at_ms)
         for name, at_ms in dispatch.parked_since():
             seen(name, at_ms)
-        for queue, count in (("fresh", fresh), ("late", late), ("ordered", ordered)):
+        for queue, count in (("fresh", fresh), ("late", late), ("ordered", ordered), ("replay", replayed)):
             yield "distributary_waiting_deliveries", (queue,), float(count)
         yield "distributary_lane_depth_max", (), float(deepest)
         for state in ("closed", "open", "half_open"):
@@ -244,7 +245,9 @@ def tiers(topics: Topics) -> list[tuple[str, str]]:
 
 
 def _waiting_since(lane: Lane) -> Iterator[int]:
-    """When the events at the heads of the lane's queues were received."""
+    """When the events at the heads of the lane's queues were received; of what replays send again, nobody waits for the
+    first time."""
     for queue in (lane.fresh, lane.late, *(key.jobs for key in lane.keys.values())):
-        if queue:
-            yield received_ms(queue[0].delivery.facts)
+        head = next((job.delivery for job in queue if not replay_of(job.delivery)), None)
+        if head is not None:
+            yield received_ms(head.facts)

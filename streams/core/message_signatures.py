@@ -1,7 +1,8 @@
 """HTTP message signatures (RFC 9421) and the digest of a body (RFC 9530), as far as a sender of webhooks needs them.
 
-What is covered is always the same: method, target URI, digest and type of the body, and the webhook's id, by keys whose
-`alg` and `keyid` are said, with the time of signing. This file parses nothing and verifies nothing.
+What is covered is always the same: method, target URI, digest and type of the body, and the webhook's id, and what its
+`webhook-replay` says where it has one; by keys whose `alg` and `keyid` are said, with the time of signing. This file
+parses nothing and verifies nothing.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from collections.abc import Sequence
 from hashlib import sha256
 
 from schemas.credentials import SIGNATURE_HEADERS
+from schemas.delivery import REPLAY_HEADER
 from streams.core.signing_keys import Key
 
 #: Before the key's id in the label of each signature: so a receiver finds the one that its key made (section 4).
@@ -39,9 +41,15 @@ def signature_base(components: Sequence[tuple[str, str]], params: str) -> bytes:
 
 
 def signature_headers(
-    keys: Sequence[Key], target_uri: str, content_type: str, webhook_id: str, created_s: int | str, body: bytes
+    keys: Sequence[Key],
+    target_uri: str,
+    content_type: str,
+    webhook_id: str,
+    created_s: int | str,
+    body: bytes,
+    replay: str = "",
 ) -> list[tuple[str, str]]:
-    """The header fields of a POST that is signed with each of the keys."""
+    """The header fields of a POST that is signed with each of the keys; `replay` is what its `webhook-replay` says."""
     digest = content_digest(body)
     components = [
         ("@method", "POST"),
@@ -50,6 +58,8 @@ def signature_headers(
         ("content-type", content_type.strip()),
         ("webhook-id", webhook_id),
     ]
+    if replay:
+        components.append((REPLAY_HEADER, replay))
     names = [name for name, _ in components]
     inputs, signatures = [], []
     for key in keys:

@@ -56,11 +56,13 @@ class Signer:
         #: In lower case: what `headers` may write.
         self.header_names = frozenset(name for form in signatures for name in SIGNATURE_HEADERS[form])
 
-    def headers(self, webhook_id: str, content_type: str, body: bytes, now_ms: int) -> list[tuple[str, str]]:
+    def headers(
+        self, webhook_id: str, content_type: str, body: bytes, now_ms: int, replay: str = ""
+    ) -> list[tuple[str, str]]:
         """The type of the body and everything that identifies and signs the webhook, at this time (ms since the epoch).
 
-        The id must hold no dot. What has expired is not signed with; if all has, what is newest still is: no webhook
-        goes out unsigned.
+        The id must hold no dot. `replay` is what the header `webhook-replay` will say, for the form that covers it.
+        What has expired is not signed with; if all has, what is newest still is: no webhook goes out unsigned.
         """
         timestamp = str(now_ms // 1000)
         headers = [("content-type", content_type), ("webhook-id", webhook_id), ("webhook-timestamp", timestamp)]
@@ -80,7 +82,7 @@ class Signer:
         if self._github or self._stripe:
             headers += self._by_text(timestamp, body, now_ms)
         if self._rfc9421:
-            headers += signature_headers(keys, self._target_uri, content_type, webhook_id, timestamp, body)
+            headers += signature_headers(keys, self._target_uri, content_type, webhook_id, timestamp, body, replay)
         return headers
 
     def _by_text(self, timestamp: str, body: bytes, now_ms: int) -> list[tuple[str, str]]:

@@ -13,6 +13,7 @@ from schemas import codec, ids
 from schemas.delivery import (
     FRESH,
     OUTCOMES,
+    REPLAY_HEADER,
     Attempt,
     Delivery,
     Try,
@@ -24,6 +25,7 @@ from schemas.delivery import (
     encode_delivery,
     encode_fresh,
     encode_tail,
+    replay_of,
 )
 from schemas.errors import UndecodableError
 from schemas.event import Event
@@ -54,7 +56,12 @@ events = st.builds(
     traceparent=st.none() | texts,
 )
 header_names = st.sampled_from([f"ce-{letter}" for letter in "abcdefgh"] + ["webhook-version"])
-headers = st.dictionaries(header_names, texts, max_size=4).map(lambda pairs: tuple(pairs.items()))
+replays = st.none() | st.from_regex(r"rpl_[0-9a-z]{1,20}", fullmatch=True)
+headers = st.builds(
+    lambda pairs, replay: (*pairs.items(), *([] if replay is None else [(REPLAY_HEADER, replay)])),
+    st.dictionaries(header_names, texts, max_size=4),
+    replays,
+)
 tries = st.builds(Try, longs, longs, ints, texts, st.binary(max_size=20))
 
 
@@ -127,6 +134,19 @@ def test_a_header_that_only_the_engine_writes_is_refused(name: str) -> None:
     with pytest.raises(UndecodableError) as refused:
         decode_delivery(encode_delivery(WIRE, delivery), 2)
     assert refused.value.reason == "bad_header"
+
+
+@pytest.mark.parametrize("replay", ["", "two words", "rpl_1\n", "r\u00e9", "x" * 65])
+def test_a_marker_that_is_no_id_is_refused(replay: str) -> None:
+    """It is sent and signed: nothing may stand in it that a header cannot hold."""
+    marked = msgspec.structs.replace(
+        read(Event("e", "a.b", "t", 0, b"1"), 0, "s"), headers=(("ce-id", "1"), (REPLAY_HEADER, replay))
+    )
+    with pytest.raises(UndecodableError) as refused:
+        decode_delivery(encode_delivery(WIRE, marked), 2)
+    assert refused.value.reason == "bad_header"
+    assert replay_of(marked) == replay
+    assert replay_of(msgspec.structs.replace(marked, headers=(("ce-id", "1"),))) == ""
 
 
 @given(events, times, texts, ints, st.sampled_from(OUTCOMES), longs, longs, ints, texts, texts, st.binary(max_size=9))

@@ -26,7 +26,15 @@ from connectors.memory import (
 )
 from schemas import codec
 from schemas.codec import put_string
-from schemas.delivery import FRESH, Delivery, dead_letter_schema, decode_delivery, encode_fresh, encode_tail
+from schemas.delivery import (
+    FRESH,
+    REPLAY_HEADER,
+    Delivery,
+    dead_letter_schema,
+    decode_delivery,
+    encode_fresh,
+    encode_tail,
+)
 from schemas.endpoint import EndpointState, Operation, decode_operation, decode_state
 from schemas.endpoint_tls import EndpointTls
 from schemas.event import Event
@@ -46,7 +54,7 @@ from tests.unit.virtual import LoopClock, passing, until
 
 SCHEMAS = DeliverySchemas(delivery_v1=11, delivery=16, attempt=12, dead_letter=13, endpoint_state=14, operation=15)
 FIRST = TOPICS.deliveries
-CONSUMED = (FIRST, *TOPICS.tiers.values(), TOPICS.parked)
+CONSUMED = (FIRST, TOPICS.replay, *TOPICS.tiers.values(), TOPICS.parked)
 FRAME_RECORDS_MAX = 50
 
 
@@ -288,6 +296,11 @@ class Town:
         self.kafka.write([(FIRST, b"key", value, partition, None) for value in values])
         self._wake()
 
+    def replay(self, *values: bytes, partition: int = 0) -> None:
+        """What a replay writes."""
+        self.kafka.write([(TOPICS.replay, b"key", value, partition, None) for value in values])
+        self._wake()
+
     def write(
         self, topic: str, key: bytes | None, value: bytes | None, headers: Headers | None = None, partition: int = 0
     ) -> None:
@@ -359,12 +372,17 @@ class Town:
         return posts
 
 
-def fresh(number: int = 1, subscription_id: str = "sub_1", *, body: bytes | None = None, **event: Any) -> bytes:
-    """A delivery as fan-out writes it; its body is its number."""
+def fresh(
+    number: int = 1, subscription_id: str = "sub_1", *, body: bytes | None = None, replay: str = "", **event: Any
+) -> bytes:
+    """A delivery as fan-out writes it, or as this replay does; its body is its number."""
     made = Event(f"evt_{number}", "order.created", "default", 1_700_000_000_000, b'{"n":1}', **event)
-    tail = encode_tail(made, 1_759_999_999_000, "application/json", b"%d" % number if body is None else body)
+    headers = ((REPLAY_HEADER, replay),) if replay else ()
+    content = b"%d" % number if body is None else body
+    tail = encode_tail(made, 1_759_999_999_000, "application/json", content, headers)
+    schema_id = SCHEMAS.delivery if replay else SCHEMAS.delivery_v1
     identifier = delivery_id(made.id, subscription_id)
-    return encode_fresh(codec.wire_header(SCHEMAS.delivery_v1), identifier, put_string(subscription_id) + FRESH, tail)
+    return encode_fresh(codec.wire_header(schema_id), identifier, put_string(subscription_id) + FRESH, tail)
 
 
 def id_of(number: int, subscription_id: str = "sub_1") -> str:

@@ -61,6 +61,7 @@ async def test_every_attempt_and_every_end_has_its_line(caplog: pytest.LogCaptur
         "body_bytes": len(b'{"n":1}'),
         "trace_id": "0af7651916cd43dd8448eb211c80319c",
         "span_id": "b7ad6b7169203331",
+        "replay_id": "",
         "attempt": 1,
         "status": 204,
         "cause": "",

@@ -8,13 +8,14 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
+import msgspec
 import pytest
 from aiohttp import web
 
 from connectors.metrics_server import MetricsServerError, RequestMeter, Shown, families, metrics_served
 from schemas.codec import put_string, wire_header
 from schemas.delivery import FRESH as NO_ATTEMPT
-from schemas.delivery import Delivery, decode_delivery, encode_fresh, encode_tail, received_ms
+from schemas.delivery import REPLAY_HEADER, Delivery, decode_delivery, encode_fresh, encode_tail, received_ms
 from schemas.event import Event
 from schemas.metrics import BY_ROLE, METRICS, PROCESS, Histogram, Sample
 from schemas.post import PostResult
@@ -118,6 +119,21 @@ def test_a_clock_that_was_set_back_makes_no_negative_ages() -> None:
     meter = Meter()
     meter.attempted(delivery(), 0, RECEIVED_MS - 100, PostResult(204, 0), True)
     assert meter.first_attempt.sum == meter.delivered.sum == 0
+
+
+def test_a_replay_is_counted_and_its_age_is_not() -> None:
+    meter = Meter()
+    replayed = msgspec.structs.replace(delivery(), headers=((REPLAY_HEADER, "rpl_1"),))
+    for result, ok in ((PostResult(204, 5), True), (PostResult(500, 5), False)):
+        meter.answered(result)
+        meter.attempted(replayed, 0, RECEIVED_MS + 86_400_000, result, ok)
+    meter.failed(replayed, 0)
+    assert (meter.statuses[2], meter.statuses[5], sum(meter.attempt.counts)) == (1, 1, 2)
+    assert sum(meter.first_attempt.counts) == sum(meter.delivered.counts) == 0
+    assert dict(meter.oldest_failed()) == {}
+    versioned = msgspec.structs.replace(delivery(), headers=(("webhook-version", "1"),))
+    meter.attempted(versioned, 0, RECEIVED_MS + 1, PostResult(500, 5), False)
+    assert dict(meter.oldest_failed()) == {"sub": RECEIVED_MS}
 
 
 def test_the_oldest_failed_delivery_is_known_until_it_is_over() -> None:

@@ -79,6 +79,22 @@ async def test_a_batch_says_what_is_true_of_all_and_no_trace() -> None:
     await sender.close()
 
 
+async def test_the_marker_of_a_replay_is_sent_and_signed_where_headers_are() -> None:
+    posted = await sent(delivery(webhook_version="3", webhook_replay="rpl_1"), "dlv_1", signatures=EVERY)
+    assert posted.headers["webhook-replay"] == "rpl_1"
+    standardwebhooks.Webhook(SECRET).verify(posted.body, posted.headers)
+    assert '"webhook-id" "webhook-replay")' in posted.headers["signature-input"]
+    uri = "https://sub-1.example/hook"
+    judged(posted, uri)
+    posted.headers["webhook-replay"] = "rpl_2"
+    with pytest.raises(InvalidSignature):
+        judged(posted, uri)
+    live = await sent(delivery(), "dlv_1", signatures=EVERY)
+    judged(live, uri)
+    assert "webhook-replay" not in live.headers.keys() | {live.headers["signature-input"]}
+    assert '"webhook-id")' in live.headers["signature-input"]
+
+
 async def test_no_header_of_a_delivery_takes_the_place_of_a_signature() -> None:
     forged = {"x_hub_signature_256": "mine", "signature": "mine", "content_digest": "mine", "ce_id": "1"}
     unsigned = await sent(delivery(**forged), "dlv_1")
