@@ -31,6 +31,7 @@ from connectors.metrics_server import MetricsServerError, metrics_served
 from connectors.paired_publisher import PairedPublisher
 from connectors.plain_publisher import PlainPublisher
 from connectors.subscriptions import SubscriptionsTable
+from schemas.endpoint import Kind
 from schemas.errors import FencedError, RecordTooLargeError, RegistryUnavailableError
 from schemas.frame import OffsetLedger
 from schemas.topics import Topics
@@ -44,11 +45,14 @@ from streams.core.parked import ParkedLog
 from streams.counters import Counters, line
 from streams.dispatch import Dispatch, DispatchLimits
 from streams.fan_out import FanOut
+from streams.operation_events import OperationEvents
 from streams.ports import Registry, Sender
+from streams.records import Records
 from streams.secret_keys import SecretKeys
 from streams.settings import Settings
 from streams.settle import Settler
 from streams.subscription_check import SubscriptionCheck
+from streams.tally import Read, Tally, dead_letter, quarantined_record
 from streams.wiring import (
     OwnSchemas,
     Role,
@@ -229,6 +233,18 @@ class Worker:
         part.listen("fan-out", [topics.events], stage.process)
         check = SubscriptionCheck(topics, registry, part.settler, self.counters)
         part.listen("subscriptions", [topics.subscriptions], check.process)
+        operations = OperationEvents(
+            topics, self.settings.operator_tenant, registry, stage, part.settler, self.counters
+        )
+        part.listen("operations", [topics.operations], operations.process)
+        window_ms, records = round(self.settings.operations_window_s * 1_000), Records(topics, schema_ids)
+        tallies: list[tuple[str, Kind, Read]] = [
+            (topics.dead, "dead_letters.written", dead_letter),
+            (topics.quarantine, "quarantine.grew", quarantined_record),
+        ]
+        for topic, kind, read in tallies:
+            tally = Tally(kind, read, part.settler, self._clock, records, window_ms=window_ms)
+            part.listen(kind, [topic], tally.process)
         return part
 
     async def _delivery(

@@ -9,6 +9,7 @@ it wait. This stage sees ports; it does not consume and does not write.
 from __future__ import annotations
 
 from schemas.errors import UndecodableError
+from schemas.event import Event
 from schemas.frame import Frame, Out, Record
 from schemas.topics import Topics
 from streams.core.fanout import Failure
@@ -78,7 +79,14 @@ class FanOut:
 
     async def _plan(self, record: Record) -> list[Out]:
         """The deliveries of one event. UndecodableError when it is not an event."""
-        read = await self._planner.read(record)
+        return await self.planned(await self._planner.read(record))
+
+    def wanted(self, event: Event) -> bool:
+        """Whether any subscription asks for it."""
+        return bool(self._recipients.targets(event.tenant, event.type).count)
+
+    async def planned(self, read: Read) -> list[Out]:
+        """The deliveries of an event, and dead letters in place of those that cannot be made."""
         plan = await self._planner.plan(read, self._recipients)
         if plan is None:
             self._counters["unmatched"] += 1

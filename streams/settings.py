@@ -20,6 +20,7 @@ from pydantic_settings import (
 )
 
 from schemas.credentials import Verification
+from schemas.subscription import TENANT_PATTERN
 from schemas.topics import Topics
 
 
@@ -132,6 +133,17 @@ class Settings(BaseSettings):
     )
     proxy: str | None = Field(
         default=None, repr=False, description="deliver through this HTTP proxy (with the aiohttp sender)"
+    )
+    operator_tenant: str = Field(
+        default="operator",
+        pattern=rf"^{TENANT_PATTERN.pattern}$",
+        description="the tenant whose subscriptions hear of operations (operation.circuit.opened, ...)",
+    )
+    operations_window_s: float = Field(
+        default=60.0,
+        gt=0,
+        le=86_400,
+        description="dead letters of a subscription, and quarantined records, are told of once in so long",
     )
     guarantee: Literal["exactly_once", "at_least_once"] = Field(
         default="exactly_once",

@@ -15,6 +15,7 @@ from schemas.delivery import decode_delivery
 from schemas.errors import UndecodableError, UnknownSchemaError
 from schemas.event import event_decoder
 from schemas.frame import Headers
+from schemas.resolution import Resolver
 from schemas.subscription_codec import SubscriptionDecoder
 from schemas.topics import DATA_BYTES_MAX, EVENT_BYTES_MAX
 from streams.cli.quarantine_log import Place
@@ -50,6 +51,8 @@ class Judge:
                 return await self._subscription(key, value)
             if topic in self._deliveries:
                 return await self._delivery(value)
+            if topic == self._topics.operations:
+                return await self._operation(value)
         except UnknownSchemaError as error:
             raise UndecodableError("unknown_schema", str(error)) from None
         raise UndecodableError(_UNREAD, f"{topic} is no topic that workers read with these settings")
@@ -101,6 +104,17 @@ class Judge:
             "attempt": delivery.attempt,
             "body": readable(delivery.body),
         }
+
+    async def _operation(self, value: bytes | None) -> dict[str, Any]:
+        text = await self._registry.schema(codec.wire_schema_id(value))
+        assert value is not None
+        try:
+            document = Resolver(text).record(value)
+        except ValueError as error:
+            raise UndecodableError("bad_schema", str(error)) from None
+        if not isinstance(document, dict) or "kind" not in document:
+            raise UndecodableError("not_an_operation", "the record is no distributary.Operation")
+        return document
 
     async def _newest_by_key(self) -> dict[bytes, int]:
         newest: dict[bytes, int] = {}
