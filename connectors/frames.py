@@ -50,6 +50,7 @@ from connectors.admin import silent_logger
 from connectors.commits import Commits
 from connectors.consumer_thread import ConsumerThread
 from connectors.kafka_rights import DENIED, denied
+from connectors.no_tables import NoTables
 from schemas.frame import Frame, OffsetLedger
 
 logger = logging.getLogger(__name__)
@@ -105,6 +106,10 @@ class FrameApp(faust.App):
 
     frame_settings: FrameSettings | None = None
     on_crash: Callable[[BaseException], None] | None = None
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        """As `faust.App`."""
+        super().__init__(*args, **{"TableManager": NoTables, **options})
 
     async def crash(self, reason: BaseException) -> None:
         """Tell, then crash."""

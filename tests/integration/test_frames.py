@@ -15,7 +15,7 @@ from connectors.consumer_thread import ConsumerThread
 from connectors.frames import FrameSettings, group_protocol
 from connectors.local_kafka import Cluster, kafka_cluster
 from schemas.frame import Frame
-from tests.helpers import eventually_async
+from tests.helpers import drip, eventually_async
 from tests.integration.frame_apps import FrameApp, committed, create_topics, new_ledger, produce, running
 from tests.unit.stages import Consumed
 
@@ -636,3 +636,28 @@ async def test_a_broker_that_does_not_answer_ends_the_start(group: str, caplog: 
     with pytest.raises(KafkaException):
         await asyncio.to_thread(group_protocol, {"bootstrap.servers": "127.0.0.1:1"}, 0.5)
     assert app.values() == []
+
+
+async def test_an_app_subscribes_once_to_what_all_its_agents_listen_to(kafka: Cluster, group: str) -> None:
+    names = [f"{group}.{number}" for number in range(3)]
+    create_topics(kafka.bootstrap, **dict.fromkeys(names, 1))
+    app = FrameApp(kafka.bootstrap, group, names[:1])
+    heard: set[str] = set()
+
+    async def listen(frames: Any) -> None:
+        for _ in range(10):
+            await drip()  # it has something else to do first
+        async for frame in frames:
+            heard.add(frame.topic)
+
+    for name in names[1:]:
+        app.app.agent(app.app.topic(name), name=name)(listen)
+    begun: list[list[str]] = []
+    app.app.on_partitions_assigned.connect(
+        lambda _, tps, **__: begun.append(sorted(tp.topic for tp in tps)), weak=False
+    )
+    async with running(app):
+        for name in names:
+            produce(kafka.bootstrap, name, [b"x"])
+        await eventually_async(lambda: heard == set(names[1:]) and app.values() == [b"x"])
+    assert begun == [names], "the topics of all agents were in the first subscription"
