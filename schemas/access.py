@@ -20,6 +20,8 @@ Scope = Literal[
     "events:write",
     "keys:read",
     "keys:write",
+    "replays:read",
+    "replays:write",
     "secrets:reveal",
     "sources:read",
     "sources:write",

@@ -47,6 +47,7 @@ from connectors.ingest import Ingest, IngestLimits, kafka_ingest
 from connectors.key_desk import KeyDesk
 from connectors.newest import NewestFirst
 from connectors.refusals import Refusals
+from connectors.replays import ProgressTable, ReplaysTable
 from connectors.source_desk import Sealer, SourceDesk
 from connectors.sources import SourcesTable
 from connectors.subscriptions import ById, SubscriptionsTable
@@ -58,6 +59,7 @@ from schemas.topics import Topics
 from streams.control import control_services, verifying
 from streams.observed import Observed
 from streams.ports import Registry
+from streams.replay_wiring import replay_desk
 from streams.secret_keys import SecretKeys
 from streams.settings import Settings
 from streams.source_wiring import source_sealer, source_topics
@@ -137,11 +139,14 @@ async def api_app(
         keys = KeysTable(config, topics.api_keys)
         event_types = EventTypeTable(config, topics.event_types)
         sources = SourcesTable(config, topics.sources)
-        tables = (subscriptions, endpoints, keys, event_types, sources)
+        replays = ReplaysTable(config, topics.replays)
+        progresses = ProgressTable(config, topics.replays_progress)
+        written = (subscriptions, endpoints, keys, event_types, sources, replays)
+        tables = (*written, progresses)
         for table in tables:
             stack.push_async_callback(table.stop)
             await table.start()
-        pen = control_pen(settings, tables)
+        pen = control_pen(settings, written)
         await pen.start()
         stack.push_async_callback(pen.close)
         key_check = KeyCheck(keys.get, clock.now_ms)
@@ -185,6 +190,7 @@ async def api_app(
             Door(sources.get, ingest, refusals, receiving_config(settings, clock, sealer)),
             Sources(desk, refusals, clock.now_ms, lambda: f"src_{secrets.token_hex(8)}"),
             KeyDesk(keys, pen, key_topics(topics, own), secrets.token_bytes, key_check.compute),
+            replay_desk(topics, own, pen, replays, progresses),
             Portal(signer, settings.portal_url, lambda: secrets.token_hex(8)),
             History(newest),
             Readiness(troubles),

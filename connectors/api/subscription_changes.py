@@ -18,6 +18,7 @@ from connectors.api.problems import Fault, ProblemError, invalid
 from connectors.api.routes import JSON, Answer, Call, Header, Reply, Route
 from connectors.api.subscription_documents import (
     CreatedView,
+    SubscriptionCreate,
     SubscriptionPatch,
     SubscriptionView,
     SubscriptionWrite,
@@ -25,6 +26,7 @@ from connectors.api.subscription_documents import (
     patched,
     written_fields,
 )
+from connectors.api.subscription_start import Start, start_asked
 from connectors.api.subscriptions import TAG, Listing, found
 from schemas.credentials import Verification, is_sealed
 from schemas.errors import InvalidSubscriptionError
@@ -148,7 +150,7 @@ async def create_subscription(call: Call) -> Reply:
     """With an id and, where none is given, a secret made here."""
     if call.body.id is not msgspec.UNSET:
         raise invalid("id: it is made here; PUT /v1/subscriptions/<id> to choose one yourself", "/id")
-    return await _put(call, call.get(Editing).new_id(), new=True)
+    return await _put(call, call.get(Editing).new_id(), new=True, start=start_asked(call))
 
 
 async def put_subscription(call: Call) -> Reply:
@@ -156,7 +158,7 @@ async def put_subscription(call: Call) -> Reply:
     return await _put(call, call.params["id"], new=False)
 
 
-async def _put(call: Call, subscription_id: str, *, new: bool) -> Reply:
+async def _put(call: Call, subscription_id: str, *, new: bool, start: Start | None = None) -> Reply:
     control, editing, listing = call.get(Control), call.get(Editing), call.get(Listing)
     fields = {"verification": editing.verification} | written_fields(call.body)
     asked_tenant = acts_for(call.principal, fields.pop("tenant", None))
@@ -188,13 +190,13 @@ async def _put(call: Call, subscription_id: str, *, new: bool) -> Reply:
             raise refused(error) from None
         action = "created" if before is None else "replaced"
         audit = control.audit(call, action, KIND, after.id, tenant, before, after)
-        return [written(editing, after, before), audit]
+        return [written(editing, after, before), audit, *(start.records(call, after) if start is not None else ())]
 
     await control.change(decide, about=about(subscription_id))
     subscription = listing.subscriptions.get(subscription_id)
     if subscription is None:  # somebody was very fast
         raise ProblemError(404, "it was written, and deleted by somebody else since")
-    more = {"secret": secret} if created[1] else {}
+    more = ({"secret": secret} if created[1] else {}) | ({"replay": start.replay_id} if start is not None else {})
     return shown(call, subscription, 201 if created[0] else 200, **more)
 
 
@@ -238,9 +240,10 @@ ROUTES = [
         path="/v1/subscriptions",
         handler=create_subscription,
         summary="Create a subscription",
+        description="With `start_at`, it gets what came since then too, by a replay: it needs `replays:write`.",
         tag=TAG,
         scope="subscriptions:write",
-        body=SubscriptionWrite,
+        body=SubscriptionCreate,
         answers={201: _CREATED},
         problems=(409,),
     ),

@@ -64,7 +64,7 @@ def _view(name: str, *more: Any) -> type[msgspec.Struct]:
     return msgspec.defstruct(name, [*fields, ("endpoint", EndpointView), ("etag", _ETAG), *more], kw_only=True)
 
 
-def _write(name: str, *, partial: bool) -> type[msgspec.Struct]:
+def _write(name: str, *more: Any, partial: bool) -> type[msgspec.Struct]:
     """What may be sent. What only the server says may be sent back, and is not looked at."""
     fields: list[Any] = []
     for field in _FIELDS:
@@ -80,15 +80,21 @@ def _write(name: str, *, partial: bool) -> type[msgspec.Struct]:
     ignored: Any = Annotated[Any, Meta(description="Not looked at: the server's")]
     fields += [(name, ignored, UNSET) for name in ("id", "created_ms", "updated_ms", "verified_url")]
     fields += [(name, ignored, UNSET) for name in ("endpoint", "etag")]
-    return msgspec.defstruct(name, fields, kw_only=True, forbid_unknown_fields=True)
+    return msgspec.defstruct(name, [*fields, *more], kw_only=True, forbid_unknown_fields=True)
 
 
 SubscriptionView = _view("Subscription")
 CreatedView = _view(
     "CreatedSubscription",
     ("secret", Annotated[str | UnsetType, Meta(description="The one that was made, shown once")], UNSET),
+    ("replay", Annotated[str | UnsetType, Meta(description="The id of the replay of what came before it")], UNSET),
 )
+_START = Annotated[
+    Annotated[str, Meta(max_length=64)] | UnsetType,
+    Meta(description="earliest, or an RFC 3339 time: it gets the events that came since then, too"),
+]
 SubscriptionWrite = _write("SubscriptionWrite", partial=False)
+SubscriptionCreate = _write("SubscriptionCreate", ("start_at", _START, UNSET), partial=False)
 SubscriptionPatch = _write("SubscriptionPatch", partial=True)
 _WRITTEN = tuple(field.name for field in _FIELDS if field.name not in OWN_FIELDS)
 

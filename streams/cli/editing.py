@@ -42,7 +42,8 @@ class Editor:
         self.own = own
         self._index = index
         self._pen = pen
-        self._asked = asked
+        #: By whom and when.
+        self.asked = asked
 
     def get(self, subscription_id: str) -> Subscription | None:
         """The one of this id, as of now."""
@@ -74,15 +75,22 @@ class Editor:
         return self._index.get(subscription_id)
 
     async def put(
-        self, subscription_id: str, made: Callable[[Subscription | None], Subscription], *, as_json: bool = False
+        self,
+        subscription_id: str,
+        made: Callable[[Subscription | None], Subscription],
+        *,
+        as_json: bool = False,
+        further: Callable[[Subscription], list[Out]] = lambda _: [],
     ) -> None:
-        """Write what is `made` of the one that is there, if any. What it raises; errors as of `change`."""
+        """Write what is `made` of the one that is there, if any, with `further` records. What they raise; errors as of
+        `change`."""
 
         def decide() -> list[Out]:
             before = self._index.get(subscription_id)
             after = made(before)
             action = "created" if before is None else "replaced"
-            return [self._out(after, as_json=as_json), self.audit(action, after, before, after)]
+            audit = self.audit(action, after, before, after)
+            return [self._out(after, as_json=as_json), audit, *further(after)]
 
         await self._pen.change(decide, about=("subscription", subscription_id))
 
@@ -114,7 +122,7 @@ class Editor:
         self, action: str, about: Subscription, before: object | None, after: object | None, kind: str = "subscription"
     ) -> Out:
         """The record of a change of a subscription, or of what belongs to it; secrets are hidden."""
-        record = audit_record(self._asked, action, kind, about.id, about.tenant, before, after)
+        record = audit_record(self.asked, action, kind, about.id, about.tenant, before, after)
         return audit_out(self._audit_topic, wire_header(self.own.audit_record), record)
 
 

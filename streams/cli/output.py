@@ -62,9 +62,9 @@ class Steps:
         self._progress = progress
         self._task = progress.add_task(title, total=total)
 
-    def at(self, completed: int, total: int | None = None) -> None:
+    def at(self, completed: int, total: int | None = None, title: str | None = None) -> None:
         """So much is done."""
-        self._progress.update(self._task, completed=completed, total=total)
+        self._progress.update(self._task, completed=completed, total=total, description=title)
 
 
 @contextmanager

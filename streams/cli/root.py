@@ -28,6 +28,7 @@ from streams.cli import (
     secret_keys,
     send,
     sources,
+    subscription_create,
     subscription_secrets,
     subscriptions,
     tail,
@@ -57,6 +58,7 @@ app.add_typer(topics.app, name="topics", rich_help_panel="Run it")
 app.add_typer(schemas.app, name="schemas", rich_help_panel="Run it")
 app.add_typer(secret_keys.app, name="secret-keys", rich_help_panel="Run it")
 app.command("catalog", rich_help_panel="Run it")(catalog.catalog)
+subscriptions.app.command("create")(subscription_create.create)
 subscriptions.app.command("rotate-secret")(subscription_secrets.rotate_secret)
 subscriptions.app.command("reencrypt")(subscription_secrets.reencrypt)
 subscriptions.app.command("verify")(verify.verify)

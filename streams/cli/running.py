@@ -24,6 +24,7 @@ from connectors.local_kafka import KafkaUnavailable
 from connectors.metrics_server import MetricsServerError
 from connectors.receiver import StandardWebhooksMissing
 from connectors.registry_topic import StoreError
+from connectors.replay_desk import ReplayConflictError
 from schemas.access import InvalidAccessError
 from schemas.errors import (
     FencedError,
@@ -34,6 +35,7 @@ from schemas.errors import (
     UnknownSchemaError,
     UnsealableError,
 )
+from schemas.replay import InvalidReplayError
 from streams.cli.output import complain, note, watching
 from streams.wiring import WorkerError
 
@@ -51,12 +53,14 @@ _SENTENCES = (
     CommandError,
     FencedError,
     InvalidAccessError,
+    InvalidReplayError,
     InvalidSubscriptionError,
     KafkaUnavailable,
     KeyConflictError,
     MetricsServerError,
     RecordTooLargeError,
     RegistryUnavailableError,
+    ReplayConflictError,
     ReplayError,
     StandardWebhooksMissing,
     StoreError,

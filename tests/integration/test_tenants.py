@@ -25,6 +25,7 @@ from schemas.event import Event
 from schemas.ids import delivery_id
 from schemas.partitions import partition_of
 from schemas.portal import PortalSigner
+from schemas.replay import Replay, Selection, encode_replay
 from schemas.subscription import Subscription, subscription_to_json
 from schemas.topics import Topics
 from streams.api_app import api_app
@@ -39,12 +40,14 @@ OTHER = "their-tenant"
 #: Of the other tenant: each has a word in it that no answer to anybody else may hold.
 THEIR_SUBSCRIPTION = "sub_theirs"
 THEIR_SOURCE = "src_theirs"
+THEIR_REPLAY = "rpl_theirs"
 THEIR_DELIVERY = delivery_id("evt_theirs", THEIR_SUBSCRIPTION)
 WORDS = ("evt_theirs", "their-url", "their-name", SECRET, "their-secret")
 #: There is no such thing.
 NOBODYS = {
     THEIR_SUBSCRIPTION: "sub_nobodys",
     THEIR_SOURCE: "src_nobodys",
+    THEIR_REPLAY: "rpl_nobodys",
     THEIR_DELIVERY: delivery_id("evt_nobodys", "s"),
 }
 
@@ -126,6 +129,13 @@ CASES: dict[tuple[str, str], list[Case]] = {
         named(f"/v1/sources/{THEIR_SOURCE}", SOURCE | {"tenant": OTHER}),
     ],
     ("DELETE", "/v1/sources/{id}"): [thing(f"/v1/sources/{THEIR_SOURCE}")],
+    ("GET", "/v1/replays"): [named(f"/v1/replays?tenant={OTHER}")],
+    ("POST", "/v1/replays"): [
+        named("/v1/replays", {"tenant": OTHER}),
+        Case("/v1/replays", 422, {"subscriptions": [THEIR_SUBSCRIPTION]}),
+    ],
+    ("GET", "/v1/replays/{id}"): [thing(f"/v1/replays/{THEIR_REPLAY}")],
+    ("PATCH", "/v1/replays/{id}"): [thing(f"/v1/replays/{THEIR_REPLAY}", {"wanted": "cancelled"})],
     ("GET", "/v1/keys"): [named(f"/v1/keys?tenant={OTHER}")],
     ("POST", "/v1/keys"): [named("/v1/keys", {"scopes": ["keys:read"], "tenant": OTHER})],
     ("GET", "/v1/keys/{id}"): [thing(KEY)],
@@ -163,7 +173,7 @@ class Town:
         """All that the operator sees of the other tenant's."""
         paths = [
             *(THEIRS, f"/v1/sources/{THEIR_SOURCE}", KEY, f"/v1/audit?tenant={OTHER}"),
-            f"/v1/deliveries/{THEIR_DELIVERY}",
+            *(f"/v1/deliveries/{THEIR_DELIVERY}", f"/v1/replays/{THEIR_REPLAY}"),
         ]
         answers = [await self.ask("operator", "GET", path) for path in paths]
         assert [status for status, _, _ in answers] == [200] * len(paths)
@@ -188,6 +198,7 @@ async def town(kafka: Cluster, prefix: str) -> AsyncIterator[Town]:
     )
     topic.write(theirs.id, subscription_to_json(theirs))
     write_attempt(settings)
+    write_replay(settings)
     async with api_app(settings) as app, TestServer(app) as server, ClientSession() as session:
         made = Town(session, str(server.make_url("")).rstrip("/"), tokens, their_key)
         source = SOURCE | {"tenant": OTHER, "description": "their-name", "secrets": ["their-secret-their-secret"]}
@@ -207,6 +218,19 @@ def write_attempt(settings: Settings) -> None:
     partition = partition_of(THEIR_SUBSCRIPTION.encode(), settings.partitions)
     topic = CompactedTopic(settings.bootstrap, settings.topics.attempts, create=False)
     topic.write(THEIR_SUBSCRIPTION, encode_attempt(header, delivery, made), partition=partition)
+
+
+def write_replay(settings: Settings) -> None:
+    """One order of the other tenant's, which is theirs to cancel."""
+    assert settings.bootstrap is not None
+    order = Replay(
+        id=THEIR_REPLAY,
+        created_ms=NOW,
+        by="their-name",
+        selection=Selection(source="events", tenant=OTHER, subscriptions=(THEIR_SUBSCRIPTION,)),
+    )
+    topic = CompactedTopic(settings.bootstrap, settings.topics.replays, create=False)
+    topic.write(order.id, encode_replay(codec.wire_header(1), order))
 
 
 def write_keys(settings: Settings) -> tuple[dict[str, str], str]:
@@ -309,7 +333,7 @@ async def nobodys(town: Town, method: str, case: Case) -> str:
 
 
 async def test_lists_hold_what_is_ones_own(town: Town) -> None:
-    lists = ["/v1/subscriptions", "/v1/sources", "/v1/keys", "/v1/audit"]
+    lists = ["/v1/subscriptions", "/v1/sources", "/v1/keys", "/v1/audit", "/v1/replays"]
     for path in lists:
         status, page, _ = await town.ask("mine", "GET", path)
         assert status == 200
