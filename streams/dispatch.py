@@ -903,7 +903,7 @@ class Dispatch:
         out: list[Out] = []
         if change.circuit is not None or change.disabled:
             lane.relimit()
-            if not change.again:
+            if change.disabled or not change.again:  # a probe that fails may be the last one
                 kind: Kind = (
                     "endpoint.disabled"
                     if change.disabled

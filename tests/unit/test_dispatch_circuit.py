@@ -185,6 +185,16 @@ async def test_nothing_but_failures_for_long_enough_disables() -> None:
 
 
 @virtual
+async def test_a_probe_that_fails_may_disable() -> None:
+    town = Town(lambda post: status(500))
+    town.table.put(subscription(disable_after_ms=20_000, retry_schedule_ms=(5_000,) * 50))
+    await town.worker([0], circuit=POLICY)
+    town.send(*(fresh(number) for number in range(10)))
+    await passing(60)
+    assert [operation.kind for operation in town.operations()] == ["circuit.opened", "endpoint.disabled"]
+
+
+@virtual
 async def test_one_success_in_between_and_it_is_not_disabled() -> None:
     town = Town(lambda post: ok(post) if 30 < post.at_s < 31 else status(404))
     town.table.put(subscription(disable_after_ms=60_000, retry_schedule_ms=()))
