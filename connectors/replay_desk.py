@@ -110,18 +110,23 @@ class ReplayDesk:
         await self._pen.change(decide)
         return order
 
-    async def change(self, asked: Asked, replay_id: str, wish: Wish) -> Replay:
-        """The order with this wish. UnknownReplayError; ReplayConflictError where it comes too late."""
+    async def change(
+        self, asked: Asked, replay_id: str, wish: Wish | None = None, rate_max: float | None = None
+    ) -> Replay:
+        """The order with this wish, and at this rate; None: as it is. UnknownReplayError; ReplayConflictError where it
+        comes too late; InvalidReplayError."""
 
         def decide() -> list[Out]:
             before, progress = self.find(asked, replay_id)
-            if not self._rules.may_want(before, progress, wish):
+            wanted = wish or before.wanted
+            if not self._rules.may_want(before, progress, wanted):
                 state = progress.state if progress is not None and progress.state in ENDED else before.wanted
                 raise ReplayConflictError(f"the replay {replay_id} is {state}; order another one")
-            if before.wanted == wish:
+            rate = before.rate_max if rate_max is None else rate_max
+            after = checked_replay(msgspec.structs.replace(before, wanted=wanted, rate_max=rate))
+            if after == before:
                 return []
-            after = msgspec.structs.replace(before, wanted=wish)
-            if before.wanted == "planned":  # what is only planned may stand beside another
+            if (before.wanted, wanted) == ("planned", "running"):  # what is only planned may stand beside another
                 self._check_doubled(after)
             return order_records(self._topics, asked, before, after)
 
@@ -186,9 +191,14 @@ def start_of(asked: Asked, replay_id: str, subscription: Subscription, since_ms:
 
 def order_records(topics: ReplayTopics, asked: Asked, before: Replay | None, after: Replay) -> list[Out]:
     """What is written of a new order, or of a change."""
-    action = "created" if before is None else _ACTIONS[after.wanted]
-    if before is not None and before.wanted == "planned" and after.wanted == "running":
+    if before is None:
+        action = "created"
+    elif before.wanted == after.wanted:
+        action = "changed"
+    elif (before.wanted, after.wanted) == ("planned", "running"):
         action = "started"
+    else:
+        action = _ACTIONS[after.wanted]
     record = audit_record(asked, action, KIND, after.id, after.selection.tenant, before, after)
     return [
         (topics.replays, after.id.encode(), encode_replay(topics.replays_header, after), -1, None),

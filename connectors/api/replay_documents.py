@@ -9,7 +9,7 @@ import math
 from typing import Annotated, Any, Literal
 
 import msgspec
-from msgspec import Meta
+from msgspec import UNSET, Meta, UnsetType
 
 from connectors.api.deliveries import Moment, to_ms
 from schemas.replay import (
@@ -94,9 +94,10 @@ class NewReplay(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
 
 
 class ReplayChange(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
-    """What is wanted of it from now on."""
+    """What is wanted of it from now on; what is not sent stays as it is."""
 
-    wanted: Literal["running", "paused", "cancelled"]
+    wanted: Literal["running", "paused", "cancelled"] | UnsetType = UNSET
+    rate_max: Annotated[float, Meta(ge=0, le=RATE_MAX)] | UnsetType = UNSET
 
 
 class ReplayView(msgspec.Struct, kw_only=True):
@@ -140,6 +141,8 @@ def replay_view(order: Replay, progress: Progress | None, now_ms: int) -> Replay
     if counted is not None and order.rate_max and now.state not in ENDED:
         seconds = math.ceil(max(0, counted - now.sent) / order.rate_max)
     detail = now.detail
+    if progress is not None and not detail and now.state == "waiting":
+        detail = "until its subscription may be sent something"
     if progress is None and not detail and now.state == "waiting" and now_ms - order.created_ms > ANSWER_MS:
         detail = "no worker with the role replay has looked at it yet"
     return ReplayView(

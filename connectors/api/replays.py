@@ -10,7 +10,7 @@ from collections.abc import Awaitable
 from typing import Annotated, Any, TypeVar
 
 import msgspec
-from msgspec import Meta
+from msgspec import UNSET, Meta
 
 from connectors.api.control import Control
 from connectors.api.cursors import LIMIT_MAX, cursor, position
@@ -96,11 +96,12 @@ async def get_replay(call: Call) -> Reply:
 
 
 async def change_replay(call: Call) -> Reply:
-    """Started, paused, resumed or cancelled; a worker does so within a second or two."""
+    """Started, paused, resumed, cancelled, or at another rate; a worker does so within a second or two."""
     body: ReplayChange = call.body
     asked = call.get(Control).asked(call)
     desk = call.get(ReplayDesk)
-    order = await done(desk.change(asked, call.params["id"], body.wanted))
+    wish, rate_max = body.wanted or None, None if body.rate_max is UNSET else body.rate_max
+    order = await done(desk.change(asked, call.params["id"], wish, rate_max))
     return Reply(replay_view(*desk.find(asked, order.id), asked.at_ms))
 
 
@@ -168,7 +169,7 @@ ROUTES = [
         method="PATCH",
         path="/v1/replays/{id}",
         handler=change_replay,
-        summary="Start a planned replay; pause, resume or cancel one",
+        summary="Start a planned replay; pause, resume or cancel one, or change its rate",
         tag=TAG,
         scope="replays:write",
         body=ReplayChange,

@@ -226,18 +226,18 @@ def pause(
 @app.command("resume")
 def resume(
     id_: Id,
+    rate: Annotated[float | None, typer.Option(min=0, max=RATE_MAX, help="From now on; 0 for no limit")] = None,
     bootstrap: Bootstrap = None,
     prefix: Prefix = None,
     registry_url: RegistryUrl = None,
     as_json: AsJson = False,
 ) -> None:
-    """Let a paused replay go on.
+    """Let a paused replay go on, or have one that runs go on at another rate.
 
-    Example: distributary replay resume rpl_0123456789abcdef
+    Example: distributary replay resume rpl_0123456789abcdef --rate 20
     """
-    _change(
-        load_settings(bootstrap=bootstrap, prefix=prefix, registry_url=registry_url), id_, "running", as_json=as_json
-    )
+    settings = load_settings(bootstrap=bootstrap, prefix=prefix, registry_url=registry_url)
+    _change(settings, id_, "running", rate, as_json=as_json)
 
 
 @app.command("cancel")
@@ -311,9 +311,9 @@ def _asked_for(settings: Settings, wanted: Ordered) -> str:
     raise CommandError("nothing was sent")
 
 
-def _change(settings: Settings, replay_id: str, wish: Wish, *, as_json: bool) -> None:
+def _change(settings: Settings, replay_id: str, wish: Wish, rate: float | None = None, *, as_json: bool) -> None:
     """Wait until a worker has done so, and say it."""
-    _end(run(lambda _: change(settings, replay_id, wish)), follow=False, as_json=as_json)
+    _end(run(lambda _: change(settings, replay_id, wish, rate)), follow=False, as_json=as_json)
 
 
 def _end(view: ReplayView, *, follow: bool, as_json: bool, silent: bool = False) -> None:

@@ -155,18 +155,18 @@ async def counted(settings: Settings, wanted: Ordered) -> ReplayView:
     return view
 
 
-async def wished(desk: ReplayDesk, asked: Asked, replay_id: str, wish: Wish) -> Replay:
+async def wished(desk: ReplayDesk, asked: Asked, replay_id: str, wish: Wish, rate_max: float | None = None) -> Replay:
     """The order with this wish. CommandError when there is none."""
     try:
-        return await desk.change(asked, replay_id, wish)
+        return await desk.change(asked, replay_id, wish, rate_max)
     except UnknownReplayError:
         raise unknown(replay_id) from None
 
 
-async def change(settings: Settings, replay_id: str, wish: Wish) -> ReplayView:
+async def change(settings: Settings, replay_id: str, wish: Wish, rate_max: float | None = None) -> ReplayView:
     """The replay with this wish, once a worker has seen it; as it is where none does."""
     async with open_desk(settings) as (desk, asked):
-        if ended(await wished(desk, asked, replay_id, wish), desk.find(asked, replay_id)[1]):
+        if ended(await wished(desk, asked, replay_id, wish, rate_max), desk.find(asked, replay_id)[1]):
             return view_of(desk, asked, replay_id)
         if not await taken_up(desk, asked, replay_id):
             note(nobody(replay_id))

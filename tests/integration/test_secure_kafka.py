@@ -135,9 +135,10 @@ async def test_the_api_with_the_rights_of_the_document(cluster: Secured, given: 
         assert (await ask("POST", "/events", event, 202))["events"] == [{"id": "e1", "duplicate": True}]
         assert (await ask("GET", f"{path}/deliveries", None, 200))["items"] == []
         await ask("POST", "/sources", {"id": "pay", "provider": "github", "secrets": ["s"], "tenant": "acme"}, 201)
+        assert (await ask("POST", "/replays", {"tenant": "acme"}, 201))["state"] == "waiting"
         await ask("POST", "/keys", {"tenant": "acme", "scopes": ["events:write"]}, 201)
         trail = (await ask("GET", "/audit", None, 200))["items"]
-        assert {each["kind"] for each in trail} >= {"subscription", "source", "key"}
+        assert {each["kind"] for each in trail} >= {"subscription", "source", "key", "replay"}
         headers = {"Authorization": f"Bearer {running.key}", "Last-Event-ID": "0.0"}
         async with running.session.get(f"{running.url}/events/listen", headers=headers) as stream, asyncio.timeout(60):
             while b'"e1"' not in (line := await stream.content.readline()):

@@ -110,6 +110,16 @@ async def test_an_order_is_written_with_who_and_why(desk: Desk) -> None:
     assert {each[1:] for each in desk.pen.actions} == {(order.id, "acme")}
 
 
+async def test_the_rate_is_changed_with_a_wish_or_without(desk: Desk) -> None:
+    order = await desk.make()
+    assert (await desk.desk.change(asked(), order.id, "paused", 5.0)).rate_max == 5.0
+    assert (await desk.desk.change(asked(), order.id, None, 7.0)).wanted == "paused"
+    await desk.desk.change(asked(), order.id)
+    with pytest.raises(InvalidReplayError, match="rate_max"):
+        await desk.desk.change(asked(), order.id, None, -1.0)
+    assert [action for action, _, _ in desk.pen.actions] == ["created", "paused", "changed"]
+
+
 async def test_a_plan_is_started(desk: Desk) -> None:
     order = await desk.make(wanted="planned")
     await desk.desk.change(asked(), order.id, "running")
