@@ -32,6 +32,7 @@ from schemas.partitions import partition_of
 from schemas.post import PostDone, PostResult
 from schemas.subjects import LATEST, Version, no_version
 from schemas.subscription import Subscription
+from schemas.trace_context import Attributes, Kind, parse_traceparent
 
 
 class ManualClock:
@@ -482,3 +483,65 @@ class MemorySender:
         self._closed = True
         for number in list(self._waiting):
             self.answer(number, PostResult(0, 0, "shutdown", "The sender was closed while the request was in flight."))
+
+
+class MemorySpan:
+    """A span, and what was said of it. One that is not recorded keeps nothing."""
+
+    def __init__(self, name: str, kind: Kind, parent: str | None, traceparent: str, recorded: bool) -> None:
+        self.name = name
+        self.kind = kind
+        self.parent = parent
+        self.traceparent = traceparent
+        self.recorded = recorded
+        self.tracestate: str | None = None
+        self.links: tuple[str, ...] = ()
+        self.attributes: dict[str, str | int | bool] = {}
+        self.error = ""
+        self.ended = False
+
+    def set(self, attributes: Attributes) -> None:
+        """See the port."""
+        if self.recorded:
+            self.attributes |= attributes
+
+    def end(self, error: str = "") -> None:
+        """See the port."""
+        if self.ended:
+            raise RuntimeError(f"the span {self.name!r} has ended already")
+        self.error, self.ended = error, True
+
+
+class MemoryTracer:
+    """Keeps the recorded spans that were started, in their order. New traces are recorded while `sample` is True."""
+
+    def __init__(self, *, sample: bool = True) -> None:
+        self.sample = sample
+        self.spans: list[MemorySpan] = []
+        self._numbers = itertools.count(1)
+
+    def start(
+        self,
+        name: str,
+        kind: Kind,
+        parent: str | None,
+        attributes: Attributes,
+        *,
+        tracestate: str | None = None,
+        links: Sequence[str] = (),
+    ) -> MemorySpan:
+        """See the port."""
+        known = parse_traceparent(parent)
+        number = next(self._numbers)
+        recorded = self.sample if known is None else known.sampled
+        traceparent = f"00-{number:032x}-{number:016x}-{recorded:02x}"
+        if known is not None:
+            assert parent is not None
+            traceparent = f"00-{known.trace_id}-{number:016x}-01" if recorded else parent
+        span = MemorySpan(name, kind, None if known is None else parent, traceparent, recorded)
+        if recorded:
+            span.tracestate = tracestate
+            span.links = tuple(each for each in links if parse_traceparent(each) is not None)
+            span.set(attributes)
+            self.spans.append(span)
+        return span

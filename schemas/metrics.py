@@ -66,6 +66,7 @@ _WORKER = (
     Metric("distributary_unsettled_records", "gauge", "Records that wait to be durable.", ("group",)),
     Metric("distributary_quarantined_total", "counter", "Records moved to quarantine.", ("reason",)),
     Metric("distributary_dead_letters_total", "counter", "Deliveries given up.", ("reason",)),
+    Metric("distributary_spans_total", "counter", "Spans of traces, by whether the collector got them.", ("result",)),
 )
 
 _FAN_OUT = (

@@ -7,12 +7,18 @@ makes no spans (`streams/ports.py`, Tracer) and passes nothing on by itself.
 from __future__ import annotations
 
 import re
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Literal, NamedTuple
 
 TRACEPARENT = "traceparent"
 TRACESTATE = "tracestate"
 #: Section 3.3.1.5: at least so much should be passed on. More is left out as a whole, since a part of it means nothing.
 TRACESTATE_LENGTH_MAX = 512
+
+#: What a span does: something inside, a request to another, work on a message.
+Kind = Literal["internal", "client", "consumer"]
+#: What is said of it, by the names of OpenTelemetry's semantic conventions or ours, which begin with `distributary.`.
+Attributes = Mapping[str, str | int | bool]
 
 #: Versions above 00 may go on after the flags (section 3.2.4).
 _TRACEPARENT = re.compile(r"(?!ff)([0-9a-f]{2})-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")

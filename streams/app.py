@@ -46,13 +46,15 @@ from streams.counters import Counters, line
 from streams.dispatch import Dispatch, DispatchLimits
 from streams.fan_out import FanOut
 from streams.operation_events import OperationEvents
-from streams.ports import Registry, Sender
+from streams.ports import Registry, Sender, Tracer
 from streams.records import Records
+from streams.requests import Outgoing
 from streams.secret_keys import SecretKeys
 from streams.settings import Settings
 from streams.settle import Settler
 from streams.subscription_check import SubscriptionCheck
 from streams.tally import Read, Tally, dead_letter, quarantined_record
+from streams.tracing import FanOutSpans, TracedRecords, Tracing
 from streams.wiring import (
     OwnSchemas,
     Role,
@@ -60,6 +62,7 @@ from streams.wiring import (
     client_config,
     make_guard,
     make_registry,
+    make_tracer,
     own_kafka,
     register_own_schemas,
 )
@@ -68,6 +71,8 @@ from streams.worker_metrics import WorkerMetrics
 logger = logging.getLogger(__name__)
 
 _STATUS_EVERY_S = 10.0
+#: How long a stop waits for the collector of traces.
+TRACES_CLOSE_S = 3.0
 
 
 def _spare_the_collector() -> None:
@@ -110,6 +115,7 @@ class Worker:
         self._on_ready = on_ready
         self._clock = SystemClock()
         self._failure: asyncio.Future[None] | None = None
+        self._tracer: Tracer | None = None
         self.metrics: WorkerMetrics | None = None  # where they are shown
         self.metrics_url = ""
         if settings.metrics_port is not None:
@@ -147,6 +153,11 @@ class Worker:
 
     async def _start(self, stack: contextlib.AsyncExitStack, topics: Topics) -> tuple[SubscriptionsTable, list[Part]]:
         """Start what all roles share, then each role. The stack undoes it in the opposite order."""
+        tracer = self._tracer = make_tracer(self.settings)
+        if tracer is not None:
+            stack.push_async_callback(asyncio.to_thread, tracer.close, TRACES_CLOSE_S)
+            if self.metrics is not None:
+                self.metrics.tracer = tracer
         config = client_config(self.settings)
         problems = await check_topics(config, topics.specs())
         if problems:
@@ -227,7 +238,8 @@ class Worker:
 
     def _fan_out(self, topics: Topics, table: SubscriptionsTable, registry: Registry, schema_ids: OwnSchemas) -> Part:
         part = Part(self.settings, "fan-out", self._fail)
-        stage = FanOut(topics, table, registry, part.settler, self._clock, self.counters, schema_ids)
+        spans = None if self._tracer is None else FanOutSpans(self._tracer, topics, part.group)
+        stage = FanOut(topics, table, registry, part.settler, self._clock, self.counters, schema_ids, spans)
         if self.metrics is not None:
             self.metrics.fan_out = stage
         part.listen("fan-out", [topics.events], stage.process)
@@ -263,6 +275,10 @@ class Worker:
         stack.push_async_callback(token_sender.close)
         reader = KafkaLogReader(client_config(settings), topics.parked)
         stack.push_async_callback(reader.close)
+        tracing = None if self._tracer is None else Tracing(self._tracer, part.settler, topics)
+        records: Records | None = None if tracing is None else TracedRecords(topics, schema_ids, tracing)
+        if settings.log_attempts:
+            records = LoggedRecords(topics, schema_ids, table, settings.worker_name, tracing)
         stage = Dispatch(
             topics,
             table,
@@ -286,7 +302,8 @@ class Worker:
                 circuit=BreakerPolicy(requests_min=settings.circuit_results_min or NEVER),
             ),
             meter=None if self.metrics is None else self.metrics.meter,
-            records=LoggedRecords(topics, schema_ids, table, settings.worker_name) if settings.log_attempts else None,
+            records=records,
+            outgoing=Outgoing if tracing is None else tracing.outgoing,
         )
         if self.metrics is not None:
             self.metrics.dispatch = stage

@@ -17,6 +17,7 @@ from schemas.topics import Topics
 from schemas.trace_context import parse_traceparent
 from streams.ports import SubscriptionTable
 from streams.records import DeliverySchemas, Records
+from streams.tracing import Tracing
 
 #: Under its own name, so that these lines can be told from all others.
 logger = logging.getLogger("distributary.attempts")
@@ -25,10 +26,19 @@ logger = logging.getLogger("distributary.attempts")
 class LoggedRecords(Records):
     """Makes the records, and logs each attempt and each end without one."""
 
-    def __init__(self, topics: Topics, schema_ids: DeliverySchemas, table: SubscriptionTable, worker: str) -> None:
+    def __init__(
+        self,
+        topics: Topics,
+        schema_ids: DeliverySchemas,
+        table: SubscriptionTable,
+        worker: str,
+        tracing: Tracing | None = None,
+    ) -> None:
+        """With `tracing`, spans hear of attempts too, and lines name them."""
         super().__init__(topics, schema_ids)
         self._table = table
         self._worker = worker
+        self._tracing = tracing
 
     def attempt(
         self, delivery: Delivery, number: int, outcome: str, started_ms: int, result: PostResult, due_ms: int = 0
@@ -43,17 +53,19 @@ class LoggedRecords(Records):
             "started_ms": started_ms,
             "due_ms": due_ms,
         }
-        self._log(delivery, outcome, ended)
+        sent = delivery.traceparent if self._tracing is None else self._tracing.judged(delivery, outcome, due_ms)
+        self._log(delivery, outcome, ended, sent)
         return super().attempt(delivery, number, outcome, started_ms, result, due_ms)
 
     def end(self, delivery: Delivery, outcome: str, now_ms: int, detail: str) -> Out:
         """See `Records`."""
-        self._log(delivery, outcome, {"attempt": delivery.attempt, "detail": detail, "started_ms": now_ms})
+        ended = {"attempt": delivery.attempt, "detail": detail, "started_ms": now_ms}
+        self._log(delivery, outcome, ended, delivery.traceparent)
         return super().end(delivery, outcome, now_ms, detail)
 
-    def _log(self, delivery: Delivery, outcome: str, ended: dict[str, Any]) -> None:
+    def _log(self, delivery: Delivery, outcome: str, ended: dict[str, Any], traceparent: str | None) -> None:
         facts = facts_of(delivery)
-        trace = parse_traceparent(delivery.traceparent)
+        trace = parse_traceparent(traceparent)
         subscription = self._table.get(delivery.subscription_id)
         fields = {
             "outcome": outcome,

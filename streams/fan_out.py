@@ -8,6 +8,8 @@ it wait. This stage sees ports; it does not consume and does not write.
 
 from __future__ import annotations
 
+import msgspec
+
 from schemas.errors import UndecodableError
 from schemas.event import Event
 from schemas.frame import Frame, Out, Record
@@ -19,6 +21,7 @@ from streams.ports import Clock, Registry, SubscriptionTable
 from streams.quarantine import quarantined
 from streams.records import DeliverySchemas, Records
 from streams.settle import Settler
+from streams.tracing import FanOutSpans
 
 PART_RECORDS = 5_000
 PART_BYTES = 16 << 20
@@ -36,7 +39,9 @@ class FanOut:
         clock: Clock,
         counters: Counters,
         schema_ids: DeliverySchemas,
+        spans: FanOutSpans | None = None,
     ) -> None:
+        """`spans` traces events; None costs nothing."""
         self._topics = topics
         self._settler = settler
         self._clock = clock
@@ -44,6 +49,7 @@ class FanOut:
         self._records = Records(topics, schema_ids)
         self._planner = Planner(registry, topics.events, clock, counters)
         self._recipients = Recipients(table, topics.deliveries, self._records.wire)
+        self._spans = spans
         self.matched = 0  # events that a subscription asks for, ever
 
     async def process(self, frame: Frame) -> None:
@@ -73,13 +79,19 @@ class FanOut:
 
     async def _plan_or_quarantine(self, frame: Frame, record: Record) -> list[Out]:
         try:
-            return await self._plan(record)
+            return await self._plan(record, frame.partition)
         except UndecodableError as error:
             return [quarantined(self._topics.quarantine, frame.topic, frame.partition, record, error, self._counters)]
 
-    async def _plan(self, record: Record) -> list[Out]:
+    async def _plan(self, record: Record, partition: int) -> list[Out]:
         """The deliveries of one event. UndecodableError when it is not an event."""
-        return await self.planned(await self._planner.read(record))
+        read = await self._planner.read(record)
+        if self._spans is None or not self.wanted(read.event):
+            return await self.planned(read)
+        span, event = self._spans.start(read.event, record, partition)
+        planned = await self.planned(msgspec.structs.replace(read, event=event))
+        self._spans.end(span, planned)
+        return planned
 
     def wanted(self, event: Event) -> bool:
         """Whether any subscription asks for it."""

@@ -14,6 +14,7 @@ from schemas.frame import Out, Record
 from schemas.post import PostDone
 from schemas.subjects import Version
 from schemas.subscription import Subscription
+from schemas.trace_context import Attributes, Kind
 
 
 class Clock(Protocol):
@@ -175,3 +176,40 @@ class LogReader(Protocol):
 
     async def close(self) -> None:
         """End what is being read, and let go."""
+
+
+class Span(Protocol):
+    """A step of a trace, until it has ended."""
+
+    @property
+    def recorded(self) -> bool:
+        """Whether somebody will see it; where not, `set` and `end` do nothing."""
+
+    @property
+    def traceparent(self) -> str:
+        """What others are told, whose spans are to follow on this one: its own; where it is not recorded and has a
+        valid parent, the parent's as it came."""
+
+    def set(self, attributes: Attributes) -> None:
+        """More that is said of it."""
+
+    def end(self, error: str = "") -> None:
+        """It ends now, once. `error` is its `error.type`, of a small set of words; empty when it went well."""
+
+
+class Tracer(Protocol):
+    """Makes spans, of which it keeps or sends what is recorded. Never waits, and raises nothing."""
+
+    def start(
+        self,
+        name: str,
+        kind: Kind,
+        parent: str | None,
+        attributes: Attributes,
+        *,
+        tracestate: str | None = None,
+        links: Sequence[str] = (),
+    ) -> Span:
+        """A span that begins now, under the span that `parent` names (a `traceparent`): it is recorded when that one
+        is. Without a parent that is valid a new trace begins, recorded as the sampling says. `links` name other spans
+        that it has to do with."""

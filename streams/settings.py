@@ -216,6 +216,23 @@ class Settings(BaseSettings):
         le=10_000,
         description="subscriptions with metrics of their own: those that are furthest behind",
     )
+    traces: bool = Field(
+        default=False, description="spans of events and attempts, by OTLP over HTTP; needs the extra `otel`"
+    )
+    traces_endpoint: str | None = Field(
+        default=None,
+        pattern=r"^https?://[^@?#]+$",
+        description="the collector, as http://collector:4318; default: what OTEL_EXPORTER_OTLP_ENDPOINT says",
+    )
+    traces_headers: dict[str, str] = Field(
+        default={}, repr=False, description='sent to it, as JSON: {"authorization": "Bearer …"}'
+    )
+    traces_ratio: float | None = Field(
+        default=None,
+        ge=0,
+        le=1,
+        description="the part of events without a trace that get one; default: what OTEL_TRACES_SAMPLER says, or all",
+    )
     history: str | None = Field(
         default=None,
         repr=False,
@@ -236,7 +253,7 @@ class Settings(BaseSettings):
         *("kafka_password_file", "kafka_ca_file", "kafka_cert_file", "kafka_key_file", "kafka_key_password"),
         *("kafka_oidc_token_url", "kafka_oidc_scope"),
         *("bootstrap", "registry_url", "registry_users", "schemas", "secret_keys_file", "proxy"),
-        *("portal_secret", "portal_url", "metrics_port", "history"),
+        *("portal_secret", "portal_url", "metrics_port", "history", "traces_endpoint", "traces_ratio"),
         mode="before",
     )
     @classmethod

@@ -6,8 +6,10 @@ starts nothing.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
-from typing import Any, Literal
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, Literal
 
 from connectors.address_guard import AddressGuard
 from connectors.admin import broker_places
@@ -27,6 +29,9 @@ from streams.kafka_security import kafka_security
 from streams.ports import Registry
 from streams.records import DeliverySchemas
 from streams.settings import Settings
+
+if TYPE_CHECKING:
+    from connectors.otel import OtelTracer
 
 Role = Literal["fan-out", "delivery"]
 ROLES: tuple[Role, ...] = ("fan-out", "delivery")
@@ -110,6 +115,32 @@ def history_store(settings: Settings) -> SqlStore:
         return open_store(settings.history or HISTORY, SystemClock().monotonic)
     except ValueError as error:
         raise WorkerError(f"the setting history is wrong: {error}; correct it") from None
+
+
+def otel() -> ModuleType:
+    """`connectors.otel`. WorkerError when OpenTelemetry is not installed."""
+    try:
+        from connectors import otel  # noqa: PLC0415 - traces are off for most
+    except ImportError:
+        raise WorkerError(
+            "traces need OpenTelemetry, which is not installed; run pip install 'distributary[otel]', or leave the"
+            " setting traces out"
+        ) from None
+    return otel
+
+
+def make_tracer(settings: Settings) -> OtelTracer | None:
+    """What sends spans; None where traces are off, which costs not even an import. WorkerError without the extra."""
+    if not settings.traces or os.environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
+        return None
+    tracer: OtelTracer = otel().OtelTracer(
+        monotonic=SystemClock().monotonic,
+        endpoint=settings.traces_endpoint,
+        headers=settings.traces_headers,
+        ratio=settings.traces_ratio,
+        instance=settings.worker_name,
+    )
+    return tracer
 
 
 def make_registry(settings: Settings) -> FolderRegistry | ConfluentRegistry:

@@ -54,6 +54,16 @@ class Part(Protocol):
     def consumer(self) -> FrameConsumer: ...
 
 
+class Spans(Protocol):
+    """What is looked at of a tracer."""
+
+    @property
+    def sent(self) -> int: ...
+
+    @property
+    def dropped(self) -> int: ...
+
+
 class _Pulse:
     """Whether a thread still takes turns, as far as those who ask saw."""
 
@@ -79,6 +89,7 @@ class WorkerMetrics:
         self.fan_out: FanOut | None = None
         self.dispatch: Dispatch | None = None
         self.ends: EndOffsets | None = None
+        self.tracer: Spans | None = None
         self.in_flight_max = settings.in_flight_max
         self._topics = settings.topics
         self._counters = counters
@@ -127,6 +138,9 @@ class WorkerMetrics:
         counters = self._counters
         if self.table is not None:
             yield "distributary_subscriptions", (), float(len(self.table))
+        if self.tracer is not None:
+            yield "distributary_spans_total", ("sent",), float(self.tracer.sent)
+            yield "distributary_spans_total", ("dropped",), float(self.tracer.dropped)
         for part in self.parts:
             yield from self._part(part)
         if self.fan_out is not None:

@@ -30,7 +30,7 @@ from streams.core.diagnosis import Backlog, Finding, judge_certificate, judge_cl
 from streams.ports import Registry
 from streams.secret_keys import SecretKeys
 from streams.settings import Settings
-from streams.wiring import ROLES, Role, client_config, make_guard
+from streams.wiring import ROLES, Role, client_config, make_guard, otel
 
 #: Between two looks at groups whose records wait for too long: do they get on?
 LOOK_S = 2.0
@@ -56,6 +56,8 @@ async def examine(settings: Settings, late_ms: int, endpoint: str | None) -> lis
         ("subscriptions", lambda: _subscriptions(settings)),
     ):
         findings += await _guarded(area, check)
+    if settings.traces:
+        findings += await _guarded("traces", lambda: _traces(settings))
     if endpoint is not None:
         findings += await _guarded("endpoint", lambda: _endpoint(settings, endpoint))
     return findings
@@ -194,6 +196,20 @@ async def _clocks(settings: Settings) -> list[Finding]:
     wanted = [topics.events, topics.deliveries, topics.attempts, topics.endpoints_state, topics.subscriptions]
     newest_ms = await newest_timestamps(client_config(settings), wanted)
     return [judge_clock(newest_ms, SystemClock().now_ms())]
+
+
+# --- traces -----------------------------------------------------------------------------------------------------------
+
+
+async def _traces(settings: Settings) -> list[Finding]:
+    """The collector takes spans: it is sent none."""
+    connector = otel()
+    where = connector.asked(settings.traces_endpoint)
+    why = await asyncio.to_thread(connector.why_not, settings.traces_endpoint, settings.traces_headers, PROBE_S)
+    if why:
+        sentence_ = f"the collector at {where} does not take spans: {why}; start it, or correct traces_endpoint"
+        return [Finding("wrong", "traces", sentence_)]
+    return [Finding("ok", "traces", f"the collector at {where} takes spans")]
 
 
 # --- subscriptions and one endpoint -----------------------------------------------------------------------------------

@@ -43,6 +43,7 @@ MODULES = (
     "streams/subscription_check.py",
     "streams/tally.py",
     "streams/tokens.py",
+    "streams/tracing.py",
     "streams/transport.py",
     "streams/verification.py",
     "streams/verifier.py",
