@@ -54,8 +54,9 @@ from connectors.subscriptions import ById, SubscriptionsTable
 from schemas.client_address import network
 from schemas.codec import wire_header
 from schemas.event_type import encode_event_type
+from schemas.operation_types import RECORD_NAME, operation_types
 from schemas.portal import PortalSigner
-from schemas.topics import Topics
+from schemas.subjects import subject_of
 from streams.control import control_services, verifying
 from streams.observed import Observed
 from streams.ports import Registry
@@ -185,7 +186,7 @@ async def api_app(
             listeners,
             Past(history),
             Attempts(store, clock.now_ms),
-            _catalogue(event_types, topics, own, registry),
+            await _catalogue(event_types, settings, own, registry),
             Publishing(ingest, checks, draw=lambda: secrets.randbits(64), now_ms=clock.now_ms),
             Door(sources.get, ingest, refusals, receiving_config(settings, clock, sealer)),
             Sources(desk, refusals, clock.now_ms, lambda: f"src_{secrets.token_hex(8)}"),
@@ -228,6 +229,14 @@ def _ingest(settings: Settings, own: OwnSchemas) -> Ingest:
     )
 
 
-def _catalogue(table: EventTypeTable, topics: Topics, own: OwnSchemas, registry: Registry) -> Catalogue:
-    header = wire_header(own.event_type)
-    return Catalogue(table, topics.event_types, lambda each: encode_event_type(header, each), registry)
+async def _catalogue(table: EventTypeTable, settings: Settings, own: OwnSchemas, registry: Registry) -> Catalogue:
+    header, topics = wire_header(own.event_type), settings.topics
+    place = subject_of(await registry.versions_of(own.operation), RECORD_NAME, topics.events)
+    return Catalogue(
+        table,
+        topics.event_types,
+        lambda each: encode_event_type(header, each),
+        registry,
+        operations=operation_types(place[0] if place else ""),
+        operator_tenant=settings.operator_tenant,
+    )

@@ -6,8 +6,9 @@ the schema that a type names is what its events' data must fit (`event_checks.py
 
 from __future__ import annotations
 
+import heapq
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import Annotated, Any
 from urllib.parse import quote
 
@@ -32,6 +33,7 @@ from schemas.event_type import (
     checked_type,
 )
 from schemas.frame import Out
+from schemas.operation_types import is_operation_type
 from schemas.subjects import LATEST
 from schemas.subscription import EVENT_TYPE_PATTERN
 
@@ -45,12 +47,37 @@ class Catalogue:
     """A service: the table of event types, and how one is written."""
 
     def __init__(
-        self, table: EventTypeTable, topic: str, encode: Callable[[EventType], bytes], registry: Registry
+        self,
+        table: EventTypeTable,
+        topic: str,
+        encode: Callable[[EventType], bytes],
+        registry: Registry,
+        *,
+        operations: Sequence[EventType],
+        operator_tenant: str,
     ) -> None:
+        """`operations` are listed too, by name, to operators and to their tenant; nobody changes them."""
+        self._operations = operations
+        self._operator_tenant = operator_tenant
         self.table = table
         self.topic = topic
         self.encode = encode
         self.registry = registry
+
+    def get(self, call: Call) -> EventType | None:
+        """That of the path, as far as who calls may know of it."""
+        name = call.params["name"]
+        return next((each for each in self._shown_operations(call) if each.name == name), None) or self.table.get(name)
+
+    def after(self, call: Call, name: str | None) -> Iterator[EventType]:
+        """By name, from the one behind this on."""
+        own = [each for each in self._shown_operations(call) if name is None or each.name > name]
+        names = {each.name for each in own}
+        described = (each for each in self.table.after(name) if each.name not in names)
+        return heapq.merge(own, described, key=lambda each: each.name)
+
+    def _shown_operations(self, call: Call) -> Sequence[EventType]:
+        return self._operations if call.principal.tenant in (None, self._operator_tenant) else ()
 
     def written(self, event_type: EventType) -> Out:
         """Its record."""
@@ -101,7 +128,7 @@ async def list_event_types(call: Call) -> Reply:
     last: Any = position(query.cursor, tuple[str])
     items: list[EventTypeView] = []
     following = None
-    for each in call.get(Catalogue).table.after(last[0] if last else None):
+    for each in call.get(Catalogue).after(call, last[0] if last else None):
         if len(items) == query.limit:
             following = cursor(items[-1].name)
             break
@@ -174,10 +201,12 @@ async def delete_event_type(call: Call) -> Reply:
 def _operator(call: Call) -> None:
     if call.principal.tenant is not None:
         raise ProblemError(403, "event types are for all tenants; an operator's key changes them")
+    if is_operation_type(call.params["name"]):
+        raise ProblemError(409, f"{call.params['name']} is what operators are told of; nobody changes it")
 
 
 def _found(call: Call) -> EventType:
-    found = call.get(Catalogue).table.get(call.params["name"])
+    found = call.get(Catalogue).get(call)
     if found is None:
         raise not_found(f"event type {call.params['name']}")
     return found
@@ -266,6 +295,6 @@ ROUTES = [
         params=_PARAMS,
         headers=(IF_MATCH,),
         answers={204: Answer(description="It is gone")},
-        problems=(400, 412),
+        problems=(400, 409, 412),
     ),
 ]

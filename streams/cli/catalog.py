@@ -12,6 +12,8 @@ import typer
 from connectors.admin import require_topics
 from connectors.event_types import EventTypeTable
 from schemas.event_type import EventType
+from schemas.operation_types import RECORD_NAME, operation_types
+from schemas.subjects import subject_of
 from streams.cli.options import AsJson, Bootstrap, Prefix, RegistryUrl, load_settings, open_registry
 from streams.cli.output import emit, say
 from streams.cli.running import CommandError, run
@@ -25,6 +27,9 @@ def catalog(
     out: Annotated[Path, typer.Option(help="The folder to write to; it is created", metavar="DIR")],
     title: Annotated[str, typer.Option(help="The catalog's title")] = "Events",
     version: Annotated[str, typer.Option(help="The catalog's own version")] = "1.0.0",
+    operations: Annotated[
+        bool, typer.Option("--operations", help="Also what operators are told of: operation.circuit.opened, ...")
+    ] = False,
     bootstrap: Bootstrap = None,
     prefix: Prefix = None,
     registry_url: RegistryUrl = None,
@@ -42,11 +47,15 @@ def catalog(
         async with open_registry(settings) as registry:
             found = await registry.list_entries()
         types = [] if settings.bootstrap is None else await _event_types(settings)
+        if operations:
+            places = [(each.subject, each.version) for each in found if each.name == RECORD_NAME]
+            place = subject_of(places, RECORD_NAME, settings.topics.events)
+            types += operation_types(place[0] if place else "")
         return [Schema(each.subject, each.version, each.id, each.name, each.schema) for each in found], types
 
     schemas, types = run(main)
     try:
-        described = describe(schemas)
+        described = describe(schemas, operations=operations)
     except ValueError as error:
         raise CommandError(f"a schema of the registry cannot be described: {error}; correct it there") from None
     topic = settings.topics.events

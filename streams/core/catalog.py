@@ -17,6 +17,7 @@ import orjson
 from schemas.event import ENVELOPE_NAME
 from schemas.event_type import EventType
 from schemas.json_schema import json_schema
+from schemas.operation_types import RECORD_NAME, operation_types
 from schemas.samples import sample
 
 ASYNCAPI = "3.0.0"
@@ -61,15 +62,18 @@ class Described(msgspec.Struct, frozen=True):
     example: Any
 
 
-def is_event(schema: Schema) -> bool:
-    """Whether events may be written with it: a record, not of a key, and none of ours but the envelope."""
-    ours = schema.name.startswith("distributary.") and schema.name != ENVELOPE_NAME
+def is_event(schema: Schema, *, operations: bool = False) -> bool:
+    """Whether events may be written with it: a record, not of a key, and none of ours but the envelope; with
+    `operations`, also what operators are told of."""
+    known = (ENVELOPE_NAME, RECORD_NAME) if operations else (ENVELOPE_NAME,)
+    ours = schema.name.startswith("distributary.") and schema.name not in known
     return bool(schema.name) and not ours and not schema.subject.endswith("-key")
 
 
-def describe(schemas: list[Schema]) -> list[Described]:
+def describe(schemas: list[Schema], *, operations: bool = False) -> list[Described]:
     """Those of events, by subject and version. ValueError for a text that is no valid Avro schema."""
-    chosen = sorted((each for each in schemas if is_event(each)), key=lambda each: (each.subject, each.version))
+    chosen = [each for each in schemas if is_event(each, operations=operations)]
+    chosen.sort(key=lambda each: (each.subject, each.version))
     found: list[Described] = []
     slugs: set[str] = set()
     for schema in chosen:
@@ -101,7 +105,8 @@ def asyncapi(
     messages: dict[str, Any] = {}
     components: dict[str, Any] = {}
     for each in described:
-        messages[f"{each.slug}.avro"] = _record(each)
+        if each.schema.name != RECORD_NAME:  # operations are written by nobody else
+            messages[f"{each.slug}.avro"] = _record(each)
         messages[f"{each.slug}.webhook"] = _webhook(each, components)
     avro = [name for name in messages if name.endswith(".avro")]
     webhooks = [name for name in messages if name.endswith(".webhook")]
@@ -171,9 +176,18 @@ def _webhook(each: Described, components: dict[str, Any]) -> dict[str, Any]:
         "headers": _headers(WEBHOOK_HEADERS, required=list(WEBHOOK_HEADERS)),
         "payload": payload,
     }
-    if example is not None:
+    if each.schema.name == RECORD_NAME:
+        message["examples"] = [_operation(kind, each) for kind in operation_types()]
+    elif example is not None:
         message["examples"] = [{"payload": {"type": "order.created", "timestamp": _TIME, "data": example}}]
     return message
+
+
+def _operation(each: EventType, described: Described) -> dict[str, Any]:
+    """One that any of its versions has the fields of."""
+    fields = {field["name"] for field in described.avro["fields"]}
+    data = {name: value for name, value in orjson.loads(each.example).items() if name in fields}
+    return {"name": each.name, "payload": {"type": each.name, "timestamp": _TIME, "data": data}}
 
 
 def _headers(known: dict[str, str], *, required: list[str]) -> dict[str, Any]:

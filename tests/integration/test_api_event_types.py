@@ -56,6 +56,23 @@ async def test_event_types_come_and_go(settings: Settings) -> None:
         others = await acme.get("/v1/event-types?group=Others")
         assert [each["name"] for each in others["items"]] == ["order.paid", "user.created"]
 
+        # Operators see what they are told of too, among the others; nobody changes it.
+        page = await operator.get("/v1/event-types?limit=4")
+        assert [each["name"] for each in page["items"]] == [
+            "operation.circuit.closed",
+            "operation.circuit.opened",
+            "operation.dead_letters.written",
+            "operation.endpoint.disabled",
+        ]
+        page = await operator.get(f"/v1/event-types?cursor={page['next']}")
+        assert [each["name"] for each in page["items"]][-3:] == ["order.created", "order.paid", "user.created"]
+        own = "/v1/event-types/operation.quarantine.grew"
+        shown = await operator.get(own)
+        assert (shown["schema"], shown["example"]["count"]) == ("distributary.Operation", 3)
+        await acme.get(own, 404)
+        assert (await operator.ask("PUT", own, json={}))[0] == 409
+        assert (await operator.ask("DELETE", own))[0] == 409
+
         assert (await operator.ask("DELETE", path))[0] == 204
         await acme.get(path, 404)
         assert (await operator.ask("DELETE", path))[0] == 404

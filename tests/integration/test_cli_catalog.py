@@ -32,6 +32,12 @@ def test_both_files_are_written_and_written_again(tmp_path: Path) -> None:
     assert {path.name: path.read_bytes() for path in (tmp_path / "site/events").iterdir()} == before
     command.run("catalog", "--out", "site/events", "--title", "Shop", "--version", "2.1.0")
     assert "<title>Shop</title>" in (tmp_path / "site/events/index.html").read_text()
+    assert "operation.circuit.opened" not in (tmp_path / "site/events/index.html").read_text()
+    command.run("catalog", "--out", "site/all", "--operations")
+    document = json.loads((tmp_path / "site/all/asyncapi.json").read_text())
+    schemas = {each["name"]: each["schema"] for each in document["x-event-types"]}
+    assert schemas["operation.circuit.opened"] == "distributary.Operation"
+    assert "distributary.Operation.v2.webhook" in document["channels"]["webhooks"]["messages"]
 
 
 def test_what_cannot_be_read_or_written_is_said(tmp_path: Path) -> None:

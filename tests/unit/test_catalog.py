@@ -9,13 +9,15 @@ import tarfile
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import jsonschema
 import pytest
 
 from schemas import codec
+from schemas.endpoint import Kind
 from schemas.event_type import EventType
+from schemas.operation_types import RECORD_NAME, is_operation_type, operation_types
 from streams.core.catalog import Described, Schema, asyncapi, describe
 from streams.core.catalog_page import html
 
@@ -190,6 +192,31 @@ def test_the_page_can_be_used_without_seeing_it(page: Page) -> None:
 
 def test_a_registry_without_events_is_said_to_be_empty() -> None:
     assert "holds no schemas of events" in html([], title="t", version="1", events_topic="events")
+
+
+def test_what_operators_are_told_of_is_in_it_where_it_is_asked_for() -> None:
+    own = [
+        Schema("operations-value", version, version, RECORD_NAME, codec.own_schema(f"operation.v{version}"))
+        for version in (1, 2)
+    ]
+    assert describe(own) == []
+    types = operation_types("operations-value")
+    found = asyncapi(
+        describe(own, operations=True), title="t", version="1.0.0", events_topic="events", event_types=types
+    )
+    assert found["channels"]["events"]["messages"] == {}
+    messages = found["components"]["messages"]
+    assert list(messages) == ["operations-value.v1.webhook", "operations-value.v2.webhook"]
+    for message in messages.values():
+        assert [example["name"] for example in message["examples"]] == [each.name for each in types]
+        validator = jsonschema.Draft7Validator(message["payload"] | {"components": found["components"]})
+        for example in message["examples"]:
+            validator.validate(example["payload"])
+    assert all(is_operation_type(each.name) for each in types)
+    assert not is_operation_type("circuit.opened")
+    assert not is_operation_type("operation.other")
+    listed = {each["name"]: each["example"]["kind"] for each in found["x-event-types"]}
+    assert listed == {f"operation.{kind}": kind for kind in get_args(Kind)}
 
 
 def test_event_types_that_are_described_are_in_it(described: list[Described]) -> None:
