@@ -99,7 +99,7 @@ async def committed(config: dict[str, Any], settings: Settings) -> dict[tuple[st
     topics = settings.topics
     followed = {
         settings.group("fan-out"): [topics.events],
-        settings.group("delivery"): [topics.deliveries, topics.parked, *topics.tiers.values()],
+        settings.group("delivery"): [topics.deliveries, topics.parked, topics.replay, *topics.tiers.values()],
     }
     found: dict[tuple[str, int], int] = {}
     for group, names in followed.items():

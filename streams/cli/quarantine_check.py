@@ -36,7 +36,8 @@ class Judge:
         self._topics = settings.topics
         self._registry = registry
         self._subscriptions = SubscriptionDecoder()
-        self._deliveries = {self._topics.deliveries, *self._topics.tiers.values(), self._topics.parked}
+        names = self._topics
+        self._deliveries = {names.deliveries, *names.tiers.values(), names.parked, names.replay}
         self._delivery_ids: tuple[int, int] | None = None  # of version 1 and 2
         self._newest: dict[bytes, int] | None = None
 

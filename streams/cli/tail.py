@@ -26,9 +26,9 @@ from streams.core.parked import FINISHED
 from streams.settings import Settings
 from streams.wiring import client_config
 
-Name = Literal["events", "deliveries", "parked", "attempts", "dead", "quarantine", "operations"]
+Name = Literal["events", "deliveries", "parked", "replay", "attempts", "dead", "quarantine", "operations"]
 #: Topics whose key is the subscription's id.
-_BY_SUBSCRIPTION = ("deliveries", "parked", "attempts", "dead", "operations")
+_BY_SUBSCRIPTION = ("deliveries", "parked", "replay", "attempts", "dead", "operations")
 _STYLES = {"delivered": "green", "retryable": "yellow", "rejected": "red", "exhausted": "red", "cancelled": "dim"}
 _OPERATION_STYLES = {
     "endpoint.disabled": "red",
@@ -242,6 +242,7 @@ _LINES: dict[Name, Callable[[dict[str, Any]], tuple[str, str]]] = {
     "events": _event,
     "deliveries": _delivery,
     "parked": _delivery,
+    "replay": _delivery,
     "attempts": _attempt,
     "dead": _dead,
     "quarantine": _put_aside,
@@ -252,6 +253,7 @@ _MARKS: dict[Name, set[str]] = {
     "events": {"id", "type", "tenant", "data"},
     "deliveries": _OF_A_DELIVERY,
     "parked": _OF_A_DELIVERY,
+    "replay": _OF_A_DELIVERY,
     "attempts": {"outcome", "delivery_id", "subscription_id", "attempt", "status", "cause", "due_ms", "duration_us"},
     "dead": {"reason", "detail", "delivery"},
     "quarantine": {"reason", "source"},

@@ -28,7 +28,7 @@ from schemas.topics import Topics
 from tests.cli import Cli, command
 from tests.helpers import eventually
 
-TOPICS_SEEN = ("events", "deliveries", "parked", "attempts", "dead", "quarantine", "operations")
+TOPICS_SEEN = ("events", "deliveries", "parked", "replay", "attempts", "dead", "quarantine", "operations")
 
 
 TAIL = ("tail", "--from-beginning", "--no-follow", "--json")
