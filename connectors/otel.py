@@ -257,6 +257,7 @@ class _SpanQueue(SpanProcessor):
         self._refused = self._lost = 0  # counted on one thread each
         self._told = 0
         self._told_s: float | None = None
+        self._why = ""
         self.sent = 0
         self._thread = threading.Thread(target=self._run, name="traces", daemon=True)
         self._thread.start()
@@ -295,8 +296,10 @@ class _SpanQueue(SpanProcessor):
     def _send(self, spans: list[ReadableSpan]) -> None:
         if self._exporter.export(spans) is SpanExportResult.SUCCESS:
             self.sent += len(spans)
+            self._why = ""
         else:
             self._lost += len(spans)
+            self._why = self._session.said
         if not self._given_up:
             self._tell()
 
@@ -306,5 +309,5 @@ class _SpanQueue(SpanProcessor):
         count, now = self.dropped - self._told, self._monotonic()
         if count and (left or self._told_s is None or now - self._told_s >= WARN_EVERY_S):
             self._told, self._told_s = self.dropped, now
-            said = self._session.said
-            logger.warning("%s spans are lost, the collector does not take them (%s); deliveries go on", count, said)
+            why = self._why or "there are more than it takes in time"
+            logger.warning("%s spans are lost, the collector does not take them (%s); deliveries go on", count, why)

@@ -133,7 +133,9 @@ def test_without_the_extra_there_is_one_sentence(monkeypatch: pytest.MonkeyPatch
 # --- a collector that fails -------------------------------------------------------------------------------------------
 
 
-def test_what_finds_no_place_is_counted_and_nobody_waits(collector: Collector, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_finds_no_place_is_counted_and_nobody_waits(
+    collector: Collector, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     monkeypatch.setattr(otel, "QUEUE_MAX", BATCH_SPANS + 10)
     collector.open.clear()
     tracer = made(collector)
@@ -145,6 +147,8 @@ def test_what_finds_no_place_is_counted_and_nobody_waits(collector: Collector, m
     tracer.close(10)
     assert (tracer.sent, tracer.dropped) == (2 * BATCH_SPANS + 10, 7)
     assert len(collector.spans) == tracer.sent
+    (said,) = warnings(caplog)
+    assert said.startswith("7 spans are lost, the collector does not take them (there are more than it takes in time)")
 
 
 def test_a_collector_that_refuses_costs_a_warning_a_minute(
