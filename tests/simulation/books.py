@@ -12,10 +12,12 @@ from typing import Any, Literal
 import msgspec
 
 from schemas import codec
-from schemas.delivery import Delivery, dead_letter_schema, decode_delivery
+from schemas.delivery import REPLAY_HEADER, Delivery, dead_letter_schema, replay_of
 from schemas.endpoint import EndpointState, decode_state
 from schemas.topics import Topics
 from streams.core.ledger import decode_finished
+from tests.simulation.endpoints import run_id
+from tests.simulation.engine import delivery_in
 from tests.simulation.kafka import Log, Partition, SimKafka, Stored, Transaction
 
 ATTEMPT = codec.parse_schema(codec.own_schema("attempt.v1"))
@@ -31,7 +33,7 @@ ENDS = frozenset({"delivered", "rejected", "exhausted", "cancelled"})
 
 
 class Written(msgspec.Struct, frozen=True):
-    """A record of a transaction. `delivery_id` is empty where it is about none."""
+    """A record of a transaction. `delivery_id` is that of a run (`run_id`), and empty where it is about none."""
 
     stored: Stored
     kind: Kind
@@ -67,12 +69,17 @@ class Books:
     def __init__(self, kafka: SimKafka, topics: Topics, *, at_least_once: bool = False) -> None:
         self.topics = topics
         self.at_least_once = at_least_once
-        self.sources = frozenset((topics.deliveries, *topics.tiers.values(), topics.parked))
-        #: Deliveries that were fanned out, by id, as they were then.
+        #: Where deliveries begin: from events, and again from replays.
+        self.beginnings = frozenset((topics.deliveries, topics.replay))
+        self.sources = frozenset((*self.beginnings, *topics.tiers.values(), topics.parked))
+        #: Deliveries that were fanned out or replayed, by the id of their run, as they were then.
         self.deliveries: dict[str, Delivery] = {}
         #: Those without an end.
         self.pending: set[str] = set()
-        self._ended: set[str] = set()
+        #: Those that have one.
+        self.ended: set[str] = set()
+        #: By delivery id, its newest run: what its attempts belong to. A run begins when the one before has ended.
+        self.run_of: dict[str, str] = {}
         self.events_finished = 0
         #: When each event was written, by number.
         self.event_s: dict[int, float] = {}
@@ -96,14 +103,15 @@ class Books:
         for partition, (position, metadata) in transaction.offsets.items():
             self._progress(transaction.group, partition, position, metadata, finished, unfinished)
         for one in written:
-            if one.kind == "delivery" and one.stored.topic == self.topics.deliveries:
+            if one.kind == "delivery" and one.stored.topic in self.beginnings:
                 assert one.delivery is not None
                 self.deliveries.setdefault(one.delivery_id, one.delivery)
-                if one.delivery_id not in self._ended:
+                self.run_of[one.delivery.id] = one.delivery_id
+                if one.delivery_id not in self.ended:
                     self.pending.add(one.delivery_id)
             elif one.ends:
                 self.pending.discard(one.delivery_id)
-                self._ended.add(one.delivery_id)
+                self.ended.add(one.delivery_id)
         self.events_finished += sum(stored.topic == self.topics.events for stored in finished)
         session = transaction.producer
         return Commit(
@@ -122,19 +130,24 @@ class Books:
             if value is None:
                 marks = dict(stored.headers() or ())
                 return Written(stored, "marker" if FINISHED in marks else "other")
-            delivery = decode_delivery(value)
-            return Written(stored, "delivery", delivery.id, delivery)
+            delivery = delivery_in(value)
+            return Written(stored, "delivery", run_id(delivery.id, replay_of(delivery)), delivery)
         if stored.topic == topics.attempts:
             assert value is not None
             fields = codec.decode(value, ATTEMPT)
-            return Written(stored, "attempt", fields["delivery_id"], fields=fields)
+            return Written(stored, "attempt", self._run(fields["delivery_id"]), fields=fields)
         if stored.topic == topics.dead:
             assert value is not None
             fields = codec.decode(value, DEAD_LETTER)
-            return Written(stored, "dead", fields["delivery"]["id"], fields=fields)
+            delivery_id = fields["delivery"]["id"]
+            replay = fields["delivery"]["headers"].get(REPLAY_HEADER, "")
+            return Written(stored, "dead", run_id(delivery_id, replay), fields=fields)
         if stored.topic == topics.endpoints_state:
             return Written(stored, "state", state=decode_state(value))
         return Written(stored, "quarantine" if stored.topic == topics.quarantine else "other")
+
+    def _run(self, delivery_id: str) -> str:
+        return self.run_of.get(delivery_id, delivery_id)
 
     def _progress(
         self,

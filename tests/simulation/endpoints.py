@@ -16,6 +16,7 @@ import msgspec
 import orjson
 
 from connectors.memory import MemoryRoute, MemorySender
+from schemas.delivery import REPLAY_HEADER
 from schemas.endpoint_tls import EndpointTls
 from schemas.post import PostDone, PostResult
 from streams.ports import Route
@@ -30,6 +31,16 @@ MOODS: tuple[Mood, ...] = get_args(Mood)
 
 #: Moods in which an endpoint delivers as if nothing were wrong.
 WELL = frozenset({"healthy", "doubled"})
+
+
+#: Between a delivery's id and that of the replay that sends it again.
+AGAIN = "~"
+
+
+def run_id(delivery_id: str, replay: str) -> str:
+    """What checkers know a delivery by: its id, and which replay sends it again. Each such run has its own attempts
+    and its own end."""
+    return f"{delivery_id}{AGAIN}{replay}" if replay else delivery_id
 
 
 class Endpoint(msgspec.Struct):
@@ -64,7 +75,7 @@ class PostStarted(msgspec.Struct, frozen=True):
     webhook_id: str
     headers: tuple[tuple[str, str], ...]
     body: bytes
-    #: What is delivered with it: several in a batch.
+    #: What is delivered with it (`run_id`): several in a batch.
     delivery_ids: tuple[str, ...]
 
 
@@ -173,6 +184,8 @@ class SimSender:
         ids: tuple[str, ...] = (webhook_id,)
         if webhook_id.startswith("bat_"):
             ids = tuple(event["id"] for event in orjson.loads(body)["events"])
+        replay = next((text for name, text in headers if name == REPLAY_HEADER), "")
+        ids = tuple(run_id(each, replay) for each in ids)
         post = PostStarted(now, number, self.worker, route.url, webhook_id, tuple(headers), body, ids)
         self._waiting[number] = (done, post)
         for listener in self._internet.on_post:

@@ -14,6 +14,7 @@ import msgspec
 from connectors.memory import MemoryEndpointTable, MemoryRegistry, MemoryTable
 from connectors.plain_publisher import in_order
 from schemas import codec
+from schemas.delivery import Delivery, Wire, decode_delivery
 from schemas.frame import OffsetLedger, Out
 from schemas.topics import Topics
 from streams.core.breaker import NEVER, BreakerPolicy
@@ -44,6 +45,12 @@ def at_once(work: Coroutine[Any, Any, T]) -> T:
 REGISTRY = MemoryRegistry()
 SCHEMAS: OwnSchemas = at_once(register_own_schemas(REGISTRY, Topics()))
 EVENT = codec.parse_schema(codec.own_schema("event.v3"))
+WIRE = Wire(codec.wire_header(SCHEMAS.delivery_v1), codec.wire_header(SCHEMAS.delivery))
+
+
+def delivery_in(value: bytes) -> Delivery:
+    """Of a record in either version."""
+    return decode_delivery(value, 2 if value.startswith(WIRE.v2) else 1)
 
 
 class Bounds(msgspec.Struct, frozen=True, kw_only=True):
@@ -58,6 +65,7 @@ class Bounds(msgspec.Struct, frozen=True, kw_only=True):
     pending_max: int = 700
     span_max: int = 24_000
     read_records_max: int = 500
+    replayed_max: int = 100
     circuit_results_min: int = NEVER
     origin_rate_max: float = 0.0
 
@@ -120,7 +128,8 @@ class Engine:
 
     def dispatch_topics(self) -> list[str]:
         """What the delivery group consumes."""
-        return [self.topics.deliveries, *self.topics.tiers.values(), self.topics.parked]
+        topics = self.topics
+        return [topics.deliveries, *topics.tiers.values(), topics.parked, topics.replay]
 
     def dispatch(
         self,
@@ -154,6 +163,7 @@ class Engine:
                 in_flight_max=bounds.in_flight_max,
                 admitted_max=bounds.admitted_max,
                 read_max=bounds.read_max,
+                replayed_max=bounds.replayed_max,
                 origin_rate_max=bounds.origin_rate_max,
                 circuit=BreakerPolicy(requests_min=bounds.circuit_results_min),
             ),

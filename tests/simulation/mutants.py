@@ -13,21 +13,19 @@ from typing import Any
 import msgspec
 
 from connectors.memory import MemoryTable
-from schemas import codec
-from schemas.delivery import Wire, decode_delivery, encode_delivery
+from schemas.delivery import encode_delivery
 from schemas.frame import Frame, OffsetLedger, Out
 from schemas.post import PostDone
 from schemas.subscription import Subscription
+from schemas.topics import Topics
 from streams.counters import Counters
 from streams.dispatch import Dispatch
 from streams.fan_out import FanOut
+from streams.lanes import Intake
 from streams.ports import Clock, Publisher, Route
 from streams.settle import Settler
 from tests.simulation.endpoints import SimSender
-from tests.simulation.engine import SCHEMAS, Engine, SmallLedger
-
-WIRE = Wire(codec.wire_header(SCHEMAS.delivery_v1), codec.wire_header(SCHEMAS.delivery))
-
+from tests.simulation.engine import WIRE, Engine, SmallLedger, delivery_in
 
 # --- transactions -----------------------------------------------------------------------------------------------------
 
@@ -70,7 +68,7 @@ class ResettingSettler(_Changed):
     def _reset(self, record: Out) -> Out:
         topic, key, value, partition, headers = record
         assert value is not None
-        delivery = msgspec.structs.replace(decode_delivery(value), attempt=0, first_attempt_ms=0, tries=())
+        delivery = msgspec.structs.replace(delivery_in(value), attempt=0, first_attempt_ms=0, tries=())
         return (topic, key, encode_delivery(WIRE, delivery), partition, headers)
 
 
@@ -315,6 +313,40 @@ class OneAtATime(Engine):
     stage = _OneAtATime
 
 
+class _WithoutLane(Topics, frozen=True):
+    """Under which what comes from the replay lane looks like any other first attempt."""
+
+    @property
+    def replay(self) -> str:
+        return ""
+
+
+class ReplaysInLine(Engine):
+    """What is replayed stands in line with what is live."""
+
+    def dispatch(self, *args: Any) -> Dispatch:
+        topics = self.topics
+        self.topics = _WithoutLane(topics.prefix, topics.partitions)
+        try:
+            return super().dispatch(*args)
+        finally:
+            self.topics = topics
+
+
+class _Patient(Dispatch):
+    """Takes nothing else until there is room for what is replayed."""
+
+    def _block(self, intake: Intake, wait_s: float | None) -> None:
+        if not intake.replay:
+            super()._block(intake, wait_s)
+
+
+class PatientReplays(Engine):
+    """A replay that has no room holds up the stream of frames."""
+
+    stage = _Patient
+
+
 class StuckTiers(Engine):
     """What was held is never fetched again."""
 
@@ -348,6 +380,6 @@ MUTANTS: Mapping[str, type[Engine]] = {
     for mutant in (
         ResettingSettler, DoublingSettler, ForgetfulSettler, LosingFanOut, OffsetsFirst, HeedlessPublisher,
         MarksAtOnce, LedgerPastHoles, LedgerWithoutMemory, LedgerForEver, FreshIds, FastClock, Unordered, Unbounded,
-        OneAtATime, StuckTiers, QuietFanOut,
+        OneAtATime, ReplaysInLine, PatientReplays, StuckTiers, QuietFanOut,
     )
 }  # fmt: skip

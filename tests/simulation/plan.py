@@ -65,6 +65,16 @@ class PlannedEvent(msgspec.Struct, frozen=True):
     broken: bool = False
 
 
+class PlannedReplay(msgspec.Struct, frozen=True):
+    """At this time, so large a part of all deliveries that have ended is sent again, and with them `old` ones:
+    of events of before, which nobody else sends, to one subscription."""
+
+    at_s: float
+    id: str
+    part: float
+    old: list[PlannedEvent]
+
+
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """A whole world."""
 
@@ -79,6 +89,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     endpoints: list[Endpoint]
     events: list[PlannedEvent]
     faults: list[Fault]
+    replays: list[PlannedReplay]
     bounds: Bounds
     drain_s: float
     session_s: float
@@ -103,6 +114,10 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
                 f"{subscription.batch_wait_ms} ms, rate {subscription.rate_limit}: {endpoint.script}"
             )
         lines += [
+            f"  {each.at_s:8.3f} s replay {each.id} of {each.part:.0%} and {len(each.old)} old ones"
+            for each in self.replays
+        ]
+        lines += [
             f"  {fault.at_s:8.3f} s {fault.kind} {fault.target} ({fault.seconds:.2f} s, +{fault.steps} steps)"
             for fault in self.faults
         ]
@@ -116,7 +131,7 @@ def draw(seed: int) -> Plan:
     heal_s = dice.uniform(20, 90)
     subscriptions, endpoints = _endpoints(dice, profile, heal_s)
     workers = dice.choice((1, 1, 2)) if profile in ("calm", "neighbours", "owners") else dice.choice((1, 2, 2, 3))
-    return Plan(
+    plan = Plan(
         seed=seed,
         profile=profile,
         partitions=dice.choice((1, 2, 2, 3, 4)),
@@ -127,6 +142,7 @@ def draw(seed: int) -> Plan:
         endpoints=endpoints,
         events=_events(dice, heal_s),
         faults=_faults(dice, profile, heal_s),
+        replays=[],
         bounds=_bounds(dice, profile),
         drain_s=dice.choice((0.5, 5.0, 20.0)),
         session_s=dice.choice((6.0, 45.0)),
@@ -136,6 +152,31 @@ def draw(seed: int) -> Plan:
         heal_s=heal_s,
         encore=dice.random() < 0.4,
     )
+    replays = [] if plan.at_least_once else _replays(seed, profile, heal_s, plan.events)
+    replayed_max = random.Random(f"bounds {seed}").choice((1, 3, 10, 100))
+    bounds = msgspec.structs.replace(plan.bounds, replayed_max=replayed_max)
+    return msgspec.structs.replace(plan, replays=replays, bounds=bounds)
+
+
+def _replays(seed: int, profile: Profile, heal_s: float, events: list[PlannedEvent]) -> list[PlannedReplay]:
+    """Dice of their own: worlds without a replay are what they were before there were any. Without transactions there
+    is none: which run a repeated attempt belongs to would not be known."""
+    dice = random.Random(f"replays {seed}")
+    if dice.random() < 0.5:
+        return []
+    replays = []
+    first = 100_000
+    for number in range(dice.choice((1, 1, 2))):
+        at_s, count = dice.uniform(0, 1.3 * heal_s), dice.choice((0, 0, 5))
+        if profile in ("calm", "neighbours"):  # nothing else goes wrong: enough of them to be in the way
+            at_s, count = max(15.0, dice.choice(events).at_s - dice.random()), dice.choice((0, 30, 100))
+        old = [
+            PlannedEvent(at_s, first + each, dice.choice(EVENT_TYPES), dice.choice((None, "a", "b")))
+            for each in range(count)
+        ]
+        first += count
+        replays.append(PlannedReplay(at_s, f"rpl_{number}", dice.choice((0.3, 1.0)), old))
+    return sorted(replays, key=lambda each: each.at_s)
 
 
 def _endpoints(dice: random.Random, profile: Profile, heal_s: float) -> tuple[list[Subscription], list[Endpoint]]:

@@ -32,6 +32,8 @@ CAUGHT: list[tuple[str, str, int | range]] = [
     ("Settled", "LedgerForEver", 200),
     ("Memory", "Unbounded", 50),
     ("Isolation", "OneAtATime", 200),
+    ("Isolation", "ReplaysInLine", 20),
+    ("Isolation", "PatientReplays", range(240, 320)),
     ("Order", "Unordered", 50),
 ]
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from tests.simulation.checkers.base import ViolationError
 from tests.simulation.checkers.budget import Budget
+from tests.simulation.endpoints import AGAIN
 from tests.simulation.mutants import ResettingSettler
 from tests.simulation.plan import PROFILES, draw
 from tests.simulation.seeds import FOUND, PARTS, parts
@@ -99,12 +100,13 @@ def test_worlds_are_rich() -> None:
         seen["workers"] += len(world.workers) - world.plan.workers
         seen["at_least_once"] += world.plan.at_least_once
         seen["ordered"] += any(subscription.ordered for subscription in world.plan.subscriptions)
+        seen["replayed"] += sum(AGAIN in run for run in world.books.ended)
         seen["batches"] += sum(received.webhook_id.startswith("bat_") for received in world.internet.received)
     wanted = {
         *("delivered", "retried", "parked", "hops", "cancelled", "quarantined:unknown_schema", "unmatched"),
         *("dead:exhausted", "dead:rejected", "dead:gone", "dead:disabled"),
         *("circuit.opened", "circuit.closed", "endpoint.disabled"),
-        *("aborted", "duplicates", "workers", "ordered", "batches", "at_least_once"),
+        *("aborted", "duplicates", "workers", "ordered", "batches", "at_least_once", "replayed"),
         *(f"profile:{profile}" for profile in PROFILES),
         *(f"fault:{kind}" for kind in ("crash", "stop", "join", "freeze", "evict", "outage", "trouble")),
         *(f"fault:{kind}" for kind in ("pause", "resume", "delete", "move", "disable", "create")),

@@ -15,8 +15,13 @@ from typing import Any
 import msgspec
 
 from schemas import codec
+from schemas.codec import put_string
+from schemas.delivery import FRESH, REPLAY_HEADER, Delivery, encode_delivery, encode_fresh, encode_tail
 from schemas.endpoint import EndpointState, encode_state, url_hash
 from schemas.errors import FencedError
+from schemas.event import Event
+from schemas.frame import Out
+from schemas.ids import delivery_id
 from schemas.post import PostResult
 from schemas.subscription import Subscription
 from schemas.topics import Topics
@@ -25,10 +30,10 @@ from tests.simulation.books import Books
 from tests.simulation.checkers.all import all_checkers
 from tests.simulation.checkers.base import Checkers, ViolationError
 from tests.simulation.endpoints import Endpoint, Internet, PostStarted
-from tests.simulation.engine import EVENT, SCHEMAS, Engine
-from tests.simulation.kafka import EPOCH_MS, KafkaSettings, SimKafka, Transaction, at_ms
+from tests.simulation.engine import EVENT, SCHEMAS, WIRE, Engine, delivery_in
+from tests.simulation.kafka import EPOCH_MS, KafkaSettings, SimKafka, Transaction, TroubleError, at_ms
 from tests.simulation.loop import Scheduler, StuckError
-from tests.simulation.plan import Fault, Plan, PlannedEvent, draw
+from tests.simulation.plan import Fault, Plan, PlannedEvent, PlannedReplay, draw
 from tests.simulation.worker import DELIVERY, SimWorker
 
 #: Virtual seconds after mending in which everything must have come to its end, beside the longest retry schedule.
@@ -69,6 +74,7 @@ class World:
         self.healed = False
         self.trace: deque[tuple[Any, ...]] = deque(maxlen=TRACE_LINES)
         self._events_written = 0
+        self._replays_written = 0
         self._wanted = 0  # workers that should run
         self._trouble_until_s = 0.0
         self._down = 0  # outages under way
@@ -105,6 +111,8 @@ class World:
             scheduler.after(self.dice.uniform(0, 2), self._want_worker, f"w{number}")
         for event in plan.events:
             scheduler.after(event.at_s, self._write_event, event)
+        for replay in plan.replays:
+            scheduler.after(replay.at_s, self._replay, replay)
         for fault in plan.faults:
             scheduler.after(fault.at_s, self._strike, fault)
         scheduler.after(plan.heal_s, self._heal)
@@ -126,7 +134,8 @@ class World:
             self.scheduler.run(lambda: False, seconds_max=self.scheduler.now + AFTERWARDS_S)
 
     def _all_ended(self) -> bool:
-        written = self._events_written == len(self.plan.events)  # some are sent after the world was mended
+        plan = self.plan  # some are sent after the world was mended
+        written = (self._events_written, self._replays_written) == (len(plan.events), len(plan.replays))
         return self.healed and written and not self.books.pending and self.books.events_finished == self._events_written
 
     @property
@@ -164,6 +173,30 @@ class World:
         self.books.event_s[event.number] = self.scheduler.now
         self.note("event", event.number, event.type, stored)
         self._tell("on_event", event, stored)
+
+    def _replay(self, replay: PlannedReplay) -> None:
+        """Send again what has ended, under the id and to the partition of the first time."""
+        dice = random.Random(f"{self.plan.seed} {replay.id}")
+        books, topics = self.books, self.topics
+        ended = [run for run in books.run_of.values() if run in books.ended and dice.random() < replay.part]
+        chosen = [msgspec.structs.replace(books.deliveries[run], headers=()) for run in ended]
+        to = dice.choice(self.plan.subscriptions).id
+        for event in replay.old:
+            self.books.event_s[event.number] = self.scheduler.now
+            chosen.append(_old(event, to))
+        records: list[Out] = []
+        for one in chosen:
+            marked = msgspec.structs.replace(one, headers=((REPLAY_HEADER, replay.id),))
+            records.append((topics.replay, one.subscription_id.encode(), encode_delivery(WIRE, marked), -1, None))
+        try:
+            if not self.kafka.answering:
+                raise TroubleError("no broker answers")
+            self.kafka.write(replay.id, records)
+        except TroubleError:
+            self.scheduler.after(1.0, self._replay, replay)
+            return
+        self._replays_written += 1
+        self.note("replay", replay.id, len(ended), len(replay.old))
 
     def set_subscription(self, subscription: Subscription | str) -> None:
         """An owner creates, changes or (with an id) deletes a subscription; workers hear of it a little later."""
@@ -388,6 +421,15 @@ class World:
             self._tell(what, *args)
         except ViolationError as violation:
             self.scheduler.failure = self.scheduler.failure or violation
+
+
+def _old(event: PlannedEvent, subscription_id: str) -> Delivery:
+    """What fan-out made of an event of before."""
+    data = b'{"number":%d}' % event.number
+    made = Event(event_id(event.number), event.type, "default", EPOCH_MS, data, event.subject)
+    tail = encode_tail(made, EPOCH_MS, "application/json", b'{"type":"%b","data":%b}' % (event.type.encode(), data))
+    key = put_string(subscription_id) + FRESH
+    return delivery_in(encode_fresh(WIRE.v1, delivery_id(made.id, subscription_id), key, tail))
 
 
 def event_id(number: int) -> str:

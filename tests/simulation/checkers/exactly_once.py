@@ -1,9 +1,9 @@
 """Promise 2: inside Kafka, a delivery is in one place at a time, and moves in the transaction that finishes the former.
 
-A place is a record of `deliveries`, of a retry tier or of the log of parked deliveries. An end is the last record of
-`attempts`, with a dead letter beside it when the delivery was given up. Without transactions the parts of a move are
-there one after the other, so nothing is said of places; a delivery is fanned out once and ends once, unless its records
-may be repeated.
+A place is a record of `deliveries` or of the replay lane, of a retry tier or of the log of parked deliveries. An end is
+the last record of `attempts`, with a dead letter beside it when the delivery was given up. Without transactions the
+parts of a move are there one after the other, so nothing is said of places; a delivery is fanned out once and ends
+once, unless its records may be repeated.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class ExactlyOnce(Checker):
 
     def begin(self, world: World) -> None:
         self._books = world.books
-        self._source = world.topics.deliveries
+        self._sources = world.books.beginnings
         self._places: dict[str, Stored] = {}
         self._ended: set[str] = set()
         self._known: dict[Stored, str] = {}
@@ -38,7 +38,7 @@ class ExactlyOnce(Checker):
 
     def _look_for_doubles(self, commit: Commit) -> None:
         for one in commit.written:
-            fanned_out = one.kind == "delivery" and one.stored.topic == self._source
+            fanned_out = one.kind == "delivery" and one.stored.topic in self._sources
             if not (fanned_out or one.ends):
                 continue
             if (one.delivery_id, fanned_out) in self._told and not self._books.may_repeat(one.delivery_id):
@@ -52,7 +52,7 @@ class ExactlyOnce(Checker):
         fresh: dict[str, Stored] = {}
         for one in commit.written:
             if one.kind == "delivery":
-                if one.stored.topic == self._source:
+                if one.stored.topic in self._sources:
                     if one.delivery_id in self._places or one.delivery_id in self._ended:
                         raise ViolationError(f"{one.delivery_id} was fanned out twice")
                     self._places[one.delivery_id] = one.stored

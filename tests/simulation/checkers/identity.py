@@ -1,4 +1,5 @@
-"""Promise 3: the `webhook-id` is the same over every attempt, and what is sent under it is the same too."""
+"""Promise 3: the `webhook-id` is the same over every attempt and every replay, and what is sent under it is the same
+too."""
 
 from __future__ import annotations
 
@@ -7,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from schemas.subscription import Subscription
 from tests.simulation.checkers.base import Checker, ViolationError
-from tests.simulation.endpoints import PostStarted
+from tests.simulation.endpoints import AGAIN, PostStarted
 
 if TYPE_CHECKING:
     from tests.simulation.world import World
@@ -17,7 +18,9 @@ class Identity(Checker):
     """Ids as the documentation says they are made, and one body for each."""
 
     def begin(self, world: World) -> None:
-        self._events = {f"evt_{event.number}": event.number for event in world.plan.events}
+        old = [event for replay in world.plan.replays for event in replay.old]
+        self._events = {f"evt_{event.number}": event.number for event in (*world.plan.events, *old)}
+        self._replays = {"", *(replay.id for replay in world.plan.replays)}
         self._ids: dict[str, int] = {}
         self._bodies: dict[str, bytes] = {}
 
@@ -27,7 +30,10 @@ class Identity(Checker):
             self._ids["dlv_" + digest.hexdigest()] = number
 
     def on_post(self, post: PostStarted) -> None:
-        for delivery_id in post.delivery_ids:
+        for run in post.delivery_ids:
+            delivery_id, _, replay = run.partition(AGAIN)
+            if replay not in self._replays:
+                raise ViolationError(f"{delivery_id} is sent by {replay!r}, which is no replay")
             number = self._ids.get(delivery_id)
             if number is None:
                 raise ViolationError(f"the id {delivery_id!r} is of no event and subscription")

@@ -43,7 +43,7 @@ class Memory(Checker):
             if part.group == DELIVERY:
                 pending = sum(ledger.pending for ledger in part.consumer.ledgers.values())
                 # Admitted, and as many again (and their records) with the settler.
-                if pending > 4 * (bounds.admitted_max + bounds.read_max) + 1:
+                if pending > 4 * (bounds.admitted_max + bounds.read_max + bounds.replayed_max) + 1:
                     raise ViolationError(f"{post.worker} has {pending} deliveries in memory")
 
     def on_answer(self, post: PostStarted, result: PostResult) -> None:

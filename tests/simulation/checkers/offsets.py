@@ -23,7 +23,7 @@ class Offsets(Checker):
 
     def begin(self, world: World) -> None:
         self._at_least_once = world.books.at_least_once
-        self._deliveries: dict[Stored, Delivery] = {}
+        self._deliveries: dict[Stored, tuple[str, Delivery]] = {}
         #: All that was written about each delivery, and how much of it when each of its places was.
         self._written: defaultdict[str, list[Written]] = defaultdict(list)
         self._before: dict[Stored, int] = {}
@@ -39,15 +39,15 @@ class Offsets(Checker):
             elif one.kind == "dead":
                 self._dead.add(one.delivery_id)
             if one.delivery is not None:
-                self._deliveries[one.stored] = one.delivery
+                self._deliveries[one.stored] = one.delivery_id, one.delivery
                 if self._at_least_once:
                     self._before[one.stored] = len(self._written[one.delivery_id])
         for stored in commit.finished:
-            delivery = self._deliveries.get(stored)
-            if delivery is not None:
-                later = self._written[delivery.id][self._before.get(stored, 0) :]
+            if stored in self._deliveries:
+                delivery_id, delivery = self._deliveries[stored]
+                later = self._written[delivery_id][self._before.get(stored, 0) :]
                 if not any(self._is_result(one, delivery) for one in later):
-                    raise ViolationError(f"{stored!r} ({delivery.id}) counts as finished and nothing became of it")
+                    raise ViolationError(f"{stored!r} ({delivery_id}) counts as finished and nothing became of it")
 
     def _is_result(self, one: Written, of: Delivery) -> bool:
         if one.delivery is not None:

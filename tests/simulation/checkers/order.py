@@ -1,7 +1,8 @@
 """Ordered subscriptions: deliveries with the same ordering key are first sent, and first succeed, in order.
 
-The order is that of the records in a partition of `deliveries`. A later one may be sent when each earlier one has
-succeeded or come to its end. What was sent once may be repeated at any time.
+The order is that of the records in a partition of `deliveries`; what is replayed has one of its own, that of the replay
+lane. A later one may be sent when each earlier one has succeeded or come to its end. What was sent once may be repeated
+at any time.
 """
 
 from __future__ import annotations
@@ -20,8 +21,8 @@ from tests.simulation.plan import PlannedEvent
 if TYPE_CHECKING:
     from tests.simulation.world import World
 
-#: (subscription, partition, ordering key)
-Queue = tuple[str, int, str]
+#: (subscription, topic, partition, ordering key)
+Queue = tuple[str, str, int, str]
 
 
 class Order(Checker):
@@ -29,7 +30,8 @@ class Order(Checker):
 
     def begin(self, world: World) -> None:
         self._world = world
-        self._events = {event.number: event for event in world.plan.events}
+        old = [event for replay in world.plan.replays for event in replay.old]
+        self._events = {event.number: event for event in (*world.plan.events, *old)}
         self._ordered: dict[str, Subscription] = {}
         #: Deliveries by place in line, ascending by offset, without those that are through.
         self._lines: dict[Queue, list[tuple[int, str]]] = defaultdict(list)
@@ -42,13 +44,13 @@ class Order(Checker):
 
     def on_commit(self, commit: Commit) -> None:
         for one in commit.written:
-            if one.delivery is not None and one.stored.topic == self._world.topics.deliveries:
+            if one.delivery is not None and one.stored.topic in self._world.books.beginnings:
                 subscription = self._ordered.get(one.delivery.subscription_id)
                 if subscription is not None and one.delivery_id not in self._seen:
                     self._seen.add(one.delivery_id)
                     number = number_of(one.delivery)
                     key = _key(subscription, self._events[number])
-                    line = (subscription.id, one.stored.partition, key)
+                    line = (subscription.id, one.stored.topic, one.stored.partition, key)
                     place = (one.stored.offset(), one.delivery_id)
                     insort(self._lines[line], place)  # a transaction that began earlier may be committed later
                     self._line_of[one.delivery_id] = (line, place)
