@@ -32,9 +32,19 @@ _ASK_TIMEOUT_S = 1.0
 
 
 class KafkaLogReader:
-    """Implements `streams.ports.LogReader`. `seeks` counts the reads that could not go on where the last one ended."""
+    """Implements `streams.ports.LogReader` and `SpanReader`.
 
-    def __init__(self, config: Mapping[str, Any], topic: str, *, uncommitted: bool = False) -> None:
+    `seeks` counts the reads that could not go on where the last one ended.
+    """
+
+    def __init__(
+        self,
+        config: Mapping[str, Any],
+        topic: str,
+        *,
+        uncommitted: bool = False,
+        consumers_max: int = CONSUMERS_MAX,
+    ) -> None:
         """`config` needs `bootstrap.servers`; nothing is connected until the first read. With `uncommitted`, records of
         open and of aborted transactions are read too."""
         self._config = {
@@ -50,9 +60,11 @@ class KafkaLogReader:
         self._topic = topic
         self._cursors: dict[int, _Cursor] = {}  # the least recently used one first
         self._choosing = asyncio.Lock()
-        self._reads = asyncio.Semaphore(CONSUMERS_MAX)
+        self._reads = asyncio.Semaphore(consumers_max)
         self._closed = False
         self._seeks = 0
+        self._consumers_max = consumers_max
+        self._reached: dict[int, int] = {}
 
     async def read(self, partition: int, offset: int) -> Sequence[Record]:
         """See the port. Waits while no broker answers; RuntimeError once the reader is closed."""
@@ -62,6 +74,11 @@ class KafkaLogReader:
                 return await cursor.read(offset)
             finally:
                 cursor.readers -= 1
+                self._reached[partition] = cursor.reached
+
+    def reached(self, partition: int) -> int:
+        """See the port."""
+        return self._reached.get(partition, 0)
 
     async def close(self) -> None:
         """End reads under way, and let go."""
@@ -88,7 +105,9 @@ class KafkaLogReader:
                 raise RuntimeError("the log reader is closed")
             cursor = self._cursors.pop(partition, None)
             if cursor is None:
-                if len(self._cursors) >= CONSUMERS_MAX:  # one is idle at least: there are no more reads than cursors
+                if (
+                    len(self._cursors) >= self._consumers_max
+                ):  # one is idle at least: there are no more reads than cursors
                     idle = next(number for number, other in self._cursors.items() if not other.readers)
                     await self._drop(self._cursors.pop(idle))
                 cursor = _Cursor(self._config, self._topic, partition)
@@ -114,6 +133,7 @@ class _Cursor:
         self._halt = threading.Event()
         self._consumer: Consumer | None = None
         self._next = 0  # one past the last record consumed
+        self.reached = 0  # the same, or where the log's end was met
         self._ended = True  # nothing is assigned: not yet, or because the log's end was met
         self._complained = False
 
@@ -133,7 +153,7 @@ class _Cursor:
             consumer = self._consumer = Consumer({**self._config, "error_cb": self._complain}, logger=logger)
         if self._ended or not self._next <= offset <= self._next + SKIP_MAX:
             consumer.assign([TopicPartition(self._topic, self._partition, offset)])
-            self._next, self._ended = offset, False
+            self._next, self.reached, self._ended = offset, 0, False
             self.seeks += 1
         waited = 0
         while not self._halt.is_set():
@@ -167,12 +187,13 @@ class _Cursor:
         for message in messages:
             error = message.error()
             if error is None:
-                self._next = message.offset() + 1
+                self._next = self.reached = message.offset() + 1
                 self._ended = self._complained = False
                 if message.offset() >= offset:
                     records.append(message)
             elif error.code() == KafkaError._PARTITION_EOF:
                 self._ended = True
+                self.reached = max(self.reached, message.offset())
             elif error.fatal():
                 raise KafkaException(error)
             else:

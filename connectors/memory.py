@@ -301,6 +301,14 @@ class MemoryKafka:
         start = bisect.bisect_left(log, offset, key=lambda stored: stored.offset)
         return log[start : start + most]
 
+    def partitions(self, topic: str) -> int:
+        """How many the topic has."""
+        return self._partitions[topic]
+
+    def end(self, topic: str, partition: int) -> int:
+        """One past the last offset in use."""
+        return self._ends.get((topic, partition), 0)
+
     def remove(self, topic: str, partition: int, before: int) -> None:
         """Take away a partition's records below an offset, as retention does."""
         self._logs[topic, partition] = self.read(topic, partition, before, 1 << 62)
@@ -353,12 +361,13 @@ class MemoryPublisher:
 
 
 class MemoryLogReader:
-    """The `LogReader` port on a `MemoryKafka`."""
+    """The ports `LogReader` and `SpanReader` on a `MemoryKafka`."""
 
     def __init__(self, kafka: MemoryKafka, topic: str) -> None:
         self._kafka = kafka
         self._topic = topic
         self._closed = asyncio.Event()
+        self._reached: dict[int, int] = {}
 
     async def read(self, partition: int, offset: int) -> Sequence[Record]:
         """See the port."""
@@ -372,11 +381,39 @@ class MemoryLogReader:
                     wait.cancel()
         if self._closed.is_set():
             raise RuntimeError("the log reader is closed")
-        return [MemoryRecord(stored) for stored in self._kafka.read(self._topic, partition, offset, RECORDS_MAX)]
+        found = self._kafka.read(self._topic, partition, offset, RECORDS_MAX)
+        self._reached[partition] = found[-1].offset + 1 if found else self._kafka.end(self._topic, partition)
+        return [MemoryRecord(stored) for stored in found]
+
+    def reached(self, partition: int) -> int:
+        """See the port."""
+        return self._reached.get(partition, 0)
 
     async def close(self) -> None:
         """See the port."""
         self._closed.set()
+
+
+class MemoryExtents:
+    """The `Extents` port on a `MemoryKafka`."""
+
+    def __init__(self, kafka: MemoryKafka) -> None:
+        self._kafka = kafka
+
+    async def __call__(self, topic: str, since_ms: int | None, until_ms: int | None) -> Sequence[tuple[int, int, int]]:
+        """See the port."""
+        await asyncio.sleep(0)  # never done within the call, as no real one is
+        found = []
+        for partition in range(self._kafka.partitions(topic)):
+            end = self._kafka.end(topic, partition)
+            start = self._first(topic, partition, since_ms or 0, end)
+            stop = end if until_ms is None else self._first(topic, partition, until_ms, end)
+            found.append((partition, start, max(start, stop)))
+        return found
+
+    def _first(self, topic: str, partition: int, time_ms: int, end: int) -> int:
+        records = self._kafka.read(topic, partition, 0, 1 << 62)
+        return next((record.offset for record in records if record.timestamp_ms >= time_ms), end)
 
 
 # --- a sender -----------------------------------------------------------------------------------------------

@@ -108,6 +108,17 @@ _DELIVERY = (
     ),
 )
 
+_REPLAY = (
+    Metric("distributary_replay_active", "gauge", "1 in the worker that runs the replays, 0 in those that stand by."),
+    Metric("distributary_replays", "gauge", "Replays that are not over, by state.", ("state",)),
+    Metric("distributary_replay_deliveries_total", "counter", "Deliveries that replays have made."),
+    Metric(
+        "distributary_replay_remaining_deliveries",
+        "gauge",
+        "Deliveries that replays which run or are paused have still to make.",
+    ),
+)
+
 _HISTORY = (
     Metric("distributary_history_stored_total", "counter", "Attempts added to the database."),
     Metric("distributary_history_undecodable_total", "counter", "Records that are no attempts, passed over."),
@@ -136,6 +147,7 @@ BY_ROLE: dict[str, tuple[Metric, ...]] = {
     "Every worker": _WORKER,
     "Workers that fan out": _FAN_OUT,
     "Workers that deliver": _DELIVERY,
+    "Workers that replay": _REPLAY,
     "The history": _HISTORY,
 }
 METRICS: dict[str, Metric] = {metric.name: metric for group in BY_ROLE.values() for metric in group}

@@ -1,8 +1,8 @@
 """The composition root: a worker, made of the parts that the other files define.
 
-A worker has one or both roles, each a Faust app of its own with its consumer group, its transactional producer and its
-stage; both share the subscriptions table and the registry. This file decides what is connected to what, and in which
-order it starts and stops; nothing else.
+A worker has one role or more. Fan-out and delivery are each a Faust app of its own with its consumer group, its
+transactional producer and its stage; replays need no Faust. All share the subscriptions table and the registry. This
+file decides what is connected to what, and in which order it starts and stops; nothing else.
 """
 
 from __future__ import annotations
@@ -48,6 +48,7 @@ from streams.fan_out import FanOut
 from streams.operation_events import OperationEvents
 from streams.ports import Registry, Sender, Tracer
 from streams.records import Records
+from streams.replay_role import ReplayRole
 from streams.requests import Outgoing
 from streams.secret_keys import SecretKeys
 from streams.settings import Settings
@@ -116,6 +117,7 @@ class Worker:
         self._clock = SystemClock()
         self._failure: asyncio.Future[None] | None = None
         self._tracer: Tracer | None = None
+        self._replays: asyncio.Task[None] | None = None
         self.metrics: WorkerMetrics | None = None  # where they are shown
         self.metrics_url = ""
         if settings.metrics_port is not None:
@@ -182,6 +184,9 @@ class Worker:
             metrics.table, metrics.table_trouble = table, lambda: table.trouble
         parts: list[Part] = []
         for role in self.roles:
+            if role == "replay":
+                await self._replay(stack, table, registry, schema_ids)
+                continue
             if role == "fan-out":
                 part = self._fan_out(topics, table, registry, schema_ids)
             else:
@@ -204,6 +209,8 @@ class Worker:
         try:
             tasks: list[asyncio.Future[Any]] = [stopped, failure, status, followed]
             tasks += [part.settling for part in parts if part.settling is not None]
+            if self._replays is not None:
+                tasks.append(self._replays)
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
                 task.result()  # raises what ended it
@@ -313,6 +320,22 @@ class Worker:
         part.on_stop = stage.stop
         part.listen("delivery", [topics.deliveries, *topics.tiers.values(), topics.parked, topics.replay], stage.admit)
         return part
+
+    async def _replay(
+        self, stack: contextlib.AsyncExitStack, table: SubscriptionsTable, registry: Registry, schema_ids: OwnSchemas
+    ) -> None:
+        role = ReplayRole(self.settings, table, registry, schema_ids, self._clock, self.counters)
+        stack.push_async_callback(role.stop)
+        await role.start()
+        self._replays = running = asyncio.create_task(role.run(), name="replay")
+
+        async def end() -> None:
+            running.cancel()
+            await asyncio.gather(running, return_exceptions=True)
+
+        stack.push_async_callback(end)
+        if self.metrics is not None:
+            self.metrics.replay = role
 
     def _sender(self, guard: AddressGuard, excerpt_bytes_max: int = 1_024) -> Sender:
         # As many as there are places: what is too much for an endpoint its lane knows. Fewer, and endpoints that hang

@@ -5,13 +5,14 @@ One conformance suite per port (tests/conformance) runs on both. This file holds
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Protocol
 
 from schemas.endpoint import EndpointState
 from schemas.endpoint_tls import EndpointTls
 from schemas.frame import Out, Record
 from schemas.post import PostDone
+from schemas.replay import Progress, Replay
 from schemas.subjects import Version
 from schemas.subscription import Subscription
 from schemas.trace_context import Attributes, Kind
@@ -213,3 +214,34 @@ class Tracer(Protocol):
         """A span that begins now, under the span that `parent` names (a `traceparent`): it is recorded when that one
         is. Without a parent that is valid a new trace begins, recorded as the sampling says. `links` name other spans
         that it has to do with."""
+
+
+class SpanReader(LogReader, Protocol):
+    """A log reader that says how far it has seen."""
+
+    def reached(self, partition: int) -> int:
+        """Up to which offset the last read of the partition has seen the log: what it was asked for and stands below
+        was returned."""
+
+
+class Extents(Protocol):
+    """Where the records of a topic stand."""
+
+    async def __call__(self, topic: str, since_ms: int | None, until_ms: int | None) -> Sequence[tuple[int, int, int]]:
+        """(partition, start, end) of each partition as of now: from its first record at or after the one time to its
+        first record at or after the other, to the end of what is committed where there is none, or None is said.
+
+        Times are Kafka's of the records. Broker errors are waited out.
+        """
+
+
+class ReplayTable(Protocol):
+    """All orders to replay, as of now."""
+
+    def __iter__(self) -> Iterator[Replay]: ...
+
+
+class ProgressTable(Protocol):
+    """How far each replay has come, as it was last written."""
+
+    def get(self, replay_id: str) -> Progress | None: ...

@@ -277,7 +277,7 @@ class Settings(BaseSettings):
         """The topic table under these settings."""
         return Topics(prefix=self.prefix, partitions=self.partitions)
 
-    def group(self, role: Literal["fan-out", "delivery"]) -> str:
+    def group(self, role: Literal["fan-out", "delivery", "replay"]) -> str:
         """The consumer group of a role."""
         return f"{self.prefix}distributary.{role}"
 

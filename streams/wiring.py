@@ -33,8 +33,8 @@ from streams.settings import Settings
 if TYPE_CHECKING:
     from connectors.otel import OtelTracer
 
-Role = Literal["fan-out", "delivery"]
-ROLES: tuple[Role, ...] = ("fan-out", "delivery")
+Role = Literal["fan-out", "delivery", "replay"]
+ROLES: tuple[Role, ...] = ("fan-out", "delivery", "replay")
 
 
 class WorkerError(Exception):

@@ -24,6 +24,7 @@ from streams.fan_out import FanOut
 from streams.lanes import Lane
 from streams.meter import Meter
 from streams.ports import Clock, SubscriptionTable
+from streams.replay_role import ReplayRole
 from streams.settings import Settings
 from streams.settle import Settler
 
@@ -88,6 +89,7 @@ class WorkerMetrics:
         self.roles: tuple[str, ...] = ()
         self.fan_out: FanOut | None = None
         self.dispatch: Dispatch | None = None
+        self.replay: ReplayRole | None = None
         self.ends: EndOffsets | None = None
         self.tracer: Spans | None = None
         self.in_flight_max = settings.in_flight_max
@@ -109,7 +111,7 @@ class WorkerMetrics:
         if self.table is None:
             return ["the subscriptions table has not caught up yet"]
         problems = [trouble] if (trouble := self.table_trouble()) else []
-        if len(self.parts) < len(self.roles):
+        if len(self.parts) + (self.replay is not None) < len(self.roles):
             problems.append("not all roles are running")
         idle = [part.group for part in self.parts if not part.consumer.assignment()]
         return problems + [f"no partitions of {group} are assigned to this worker" for group in idle]
@@ -117,9 +119,10 @@ class WorkerMetrics:
     def dead(self) -> list[str]:
         """Why waiting will not help: a thread that polls Kafka has ended, or takes no turns."""
         now = self._clock.monotonic()
-        return [
-            sentence for part in self.parts for thread in part.consumer.threads for sentence in self._of(thread, now)
-        ]
+        threads = [thread for part in self.parts for thread in part.consumer.threads]
+        if self.replay is not None and self.replay.standby.thread is not None:
+            threads.append(self.replay.standby.thread)
+        return [sentence for thread in threads for sentence in self._of(thread, now)]
 
     def _of(self, thread: ConsumerThread, now: float) -> list[str]:
         if not thread.alive:
@@ -154,6 +157,8 @@ class WorkerMetrics:
                 yield "distributary_dead_letters_total", (reason,), float(count)
         if self.dispatch is not None:
             yield from self._delivery(self.dispatch)
+        if self.replay is not None:
+            yield from self.replay.samples()
 
     def _part(self, part: Part) -> Iterator[Sample]:
         group, settler, consumer = part.group, part.settler, part.consumer

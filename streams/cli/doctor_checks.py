@@ -30,7 +30,7 @@ from streams.core.diagnosis import Backlog, Finding, judge_certificate, judge_cl
 from streams.ports import Registry
 from streams.secret_keys import SecretKeys
 from streams.settings import Settings
-from streams.wiring import ROLES, Role, client_config, make_guard, otel
+from streams.wiring import Role, client_config, make_guard, otel
 
 #: Between two looks at groups whose records wait for too long: do they get on?
 LOOK_S = 2.0
@@ -156,10 +156,11 @@ async def _unknown_schemas(settings: Settings, registry: Registry) -> list[str]:
 
 
 async def _groups(settings: Settings, late_ms: int) -> list[Finding]:
-    """Both roles: who works, and how long what is to be done first waits. Retries wait because they should."""
+    """Fan-out and delivery: who works, and how long what is to be done first waits. Retries wait as they should."""
     topics = settings.topics
     found: list[Finding] = []
-    for role, topic in zip(ROLES, (topics.events, topics.deliveries), strict=True):
+    first: dict[Role, str] = {"fan-out": topics.events, "delivery": topics.deliveries}
+    for role, topic in first.items():
         members = await running_members(client_config(settings), settings.group(role))
         before = after = await _backlog(settings, role, topic)
         now_ms = SystemClock().now_ms()

@@ -13,7 +13,7 @@ from streams.cli.options import AsJson, Bootstrap, Prefix, load_settings, time_o
 from streams.cli.output import emit, note, say
 from streams.cli.running import CommandError, run
 from streams.settings import Settings
-from streams.wiring import ROLES, Role, client_config
+from streams.wiring import Role, client_config
 
 
 def offsets(
@@ -85,9 +85,9 @@ def _target(to_time: str | None, to_offset: int | None, to_earliest: bool, parti
 def _group(settings: Settings, group: str, topic: str | None) -> tuple[str, list[str]]:
     """(full name, topics to reset). Not the retry tiers, which hold later attempts of the same deliveries."""
     first: dict[Role, str] = {"fan-out": settings.topics.events, "delivery": settings.topics.deliveries}
-    for role in ROLES:
+    for role, source in first.items():
         if group in (role, settings.group(role)):
-            return settings.group(role), [topic or first[role]]
+            return settings.group(role), [topic or source]
     if topic is None:
         raise typer.BadParameter(f"{group!r} is neither fan-out nor delivery; add --topic", param_hint="--group")
     return group, [topic]

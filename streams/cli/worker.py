@@ -15,7 +15,9 @@ from streams.wiring import ROLES
 
 
 def worker(
-    role: Annotated[Literal["fan-out", "delivery", "all"], typer.Option(help="What this worker does")] = "all",
+    role: Annotated[
+        Literal["fan-out", "delivery", "replay", "all"], typer.Option(help="What this worker does")
+    ] = "all",
     bootstrap: Bootstrap = None,
     prefix: Prefix = None,
     registry_url: RegistryUrl = None,
@@ -39,10 +41,11 @@ def worker(
         typer.Option(envvar="DISTRIBUTARY_LOG_LEVEL", show_default="INFO"),
     ] = None,
 ) -> None:
-    """Fan events out, deliver them, or both, until stopped.
+    """Fan events out, deliver them, run replays, or all of it, until stopped.
 
     Prints one line on stdout once it works: partitions are assigned and the subscriptions are known. SIGTERM or Ctrl-C
-    lets what is under way end and be settled; a second one stops at once. Any number of workers share the work.
+    lets what is under way end and be settled; a second one stops at once. Any number of workers share the work; of
+    those that run replays one is active, and another one goes on when it ends.
 
     Example: distributary worker --role delivery --bootstrap localhost:9092 --worker-id delivery-0
     """

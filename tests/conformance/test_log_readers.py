@@ -17,7 +17,7 @@ from connectors.local_kafka import Cluster
 from connectors.log_reader import CONSUMERS_MAX, SKIP_MAX, KafkaLogReader
 from connectors.memory import MemoryKafka, MemoryLogReader
 from schemas.frame import Headers, Record
-from streams.ports import LogReader
+from streams.ports import LogReader, SpanReader
 from tests.helpers import eventually_async
 
 PARTITIONS = 6
@@ -33,7 +33,7 @@ class Transaction(Protocol):
 class World(Protocol):
     """A Kafka with one topic of 6 partitions, and a reader of it."""
 
-    reader: LogReader
+    reader: SpanReader
 
     async def write(self, values: Sequence[bytes | None], partition: int = 0, headers: Headers | None = None) -> None:
         """Committed records with the key `key` and the timestamp NOW_MS, one offset after the other."""
@@ -63,7 +63,7 @@ class MemoryTransaction:
 class MemoryWorld:
     def __init__(self) -> None:
         self.kafka = MemoryKafka({"log": PARTITIONS}, now_ms=lambda: NOW_MS)
-        self.reader: LogReader = MemoryLogReader(self.kafka, "log")
+        self.reader: SpanReader = MemoryLogReader(self.kafka, "log")
 
     async def write(self, values: Sequence[bytes | None], partition: int = 0, headers: Headers | None = None) -> None:
         self.kafka.write([("log", b"key", value, partition, headers) for value in values])
@@ -102,7 +102,7 @@ class KafkaWorld:
             {"bootstrap.servers": bootstrap, "group.id": f"{prefix}watcher", "isolation.level": "read_uncommitted"}
         )
         self.real = KafkaLogReader({"bootstrap.servers": bootstrap}, self.topic)
-        self.reader: LogReader = self.real
+        self.reader: SpanReader = self.real
 
     async def write(self, values: Sequence[bytes | None], partition: int = 0, headers: Headers | None = None) -> None:
         for value in values:
@@ -343,3 +343,13 @@ async def test_an_open_transaction_holds_back_what_stands_behind_it(real: KafkaW
     assert not await real.reader.read(0, 0)
     await transaction.end(commit=True)
     assert values(await read_on(real.reader, 0)) == [b"a", b"b"]
+
+
+async def test_it_says_how_far_it_has_seen(world: World) -> None:
+    await world.write(numbered(3))
+    await (await world.begin([b"not to be read"])).end(commit=False)
+    assert world.reader.reached(0) == 0
+    assert len(await world.reader.read(0, 0)) == 3
+    assert world.reader.reached(0) >= 3
+    assert not await world.reader.read(0, 3)
+    assert world.reader.reached(0) == 5  # behind the aborted record and its marker: there is nothing else
