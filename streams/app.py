@@ -28,6 +28,7 @@ from connectors.endpoints import EndpointTable
 from connectors.http_sender import HttpSender
 from connectors.log_reader import KafkaLogReader
 from connectors.metrics_server import MetricsServerError, metrics_served
+from connectors.own_listeners import place_of_url
 from connectors.paired_publisher import PairedPublisher
 from connectors.plain_publisher import PlainPublisher
 from connectors.subscriptions import SubscriptionsTable
@@ -275,7 +276,7 @@ class Worker:
         endpoints = EndpointTable(client_config(settings), topics.endpoints_state)
         stack.push_async_callback(endpoints.stop)
         await endpoints.start()
-        guard = await make_guard(settings)
+        guard = await make_guard(settings, [place_of_url(self.metrics_url)] if self.metrics_url else ())
         # The second is closed first: who waits for a token is answered while there is somebody to answer.
         sender, token_sender = self._sender(guard), self._sender(guard, excerpt_bytes_max=ANSWER_BYTES_MAX)
         stack.push_async_callback(sender.close)

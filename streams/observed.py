@@ -24,6 +24,7 @@ class Observed:
 
     def __init__(self, role: Role) -> None:
         self.role = role
+        self.url = ""  # where it is shown
         self._meter = RequestMeter(role, SystemClock().monotonic)
         self._unready: Callable[[], list[str]] = lambda: ["it has not started yet"]
         self._more: Callable[[], Iterable[Sample]] = tuple
@@ -56,5 +57,5 @@ async def observed(settings: Settings, role: Role) -> AsyncIterator[Observed | N
         return
     one = Observed(role)
     shown = Shown(role=role, samples=one.samples, unready=one.unready)
-    async with metrics_served(shown, settings.metrics_host, settings.metrics_port):
+    async with metrics_served(shown, settings.metrics_host, settings.metrics_port) as one.url:
         yield one

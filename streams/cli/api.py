@@ -7,11 +7,12 @@ from typing import Annotated, Literal
 
 import typer
 
+from connectors.own_listeners import place_of_url
 from streams.cli.logs import log_to_stderr
 from streams.cli.options import Bootstrap, Prefix, RegistryUrl, load_settings
 from streams.cli.output import note, say
 from streams.cli.running import run
-from streams.cli.serving import is_loopback, served
+from streams.cli.serving import free_port, is_loopback, served
 from streams.observed import observed
 
 
@@ -42,13 +43,17 @@ def api(
         note(f"API keys are sent to {host} in the clear, unless a proxy in front of it does TLS")
 
     async def main(stop: asyncio.Event) -> None:
-        listening = [(host, port)] if port else []  # a free one is not known yet
-        async with (
-            observed(settings, "api") as shown,
-            api_app(settings, observed=shown, listening=listening) as app,
-            served(app, host, port, what="the API") as url,
-        ):
-            say(f"ready: {url}")
-            await stop.wait()
+        async with observed(settings, "api") as shown:
+            # A free port is taken first: no endpoint may be there, and that is to be known.
+            taken = None if port else free_port(host, what="the API")
+            listening = [(host, port) if taken is None else (host, taken.getsockname()[1])]
+            if shown is not None:
+                listening.append(place_of_url(shown.url))
+            async with (
+                api_app(settings, observed=shown, listening=listening) as app,
+                served(app, host, port, what="the API", taken=taken) as url,
+            ):
+                say(f"ready: {url}")
+                await stop.wait()
 
     run(main, graceful=True)

@@ -34,6 +34,8 @@ from streams.wiring import Role, client_config, make_guard, otel
 
 #: Between two looks at groups whose records wait for too long: do they get on?
 LOOK_S = 2.0
+#: What one check may take. A table of a hundred thousand subscriptions is read in a tenth of that.
+CHECK_S = 60.0
 #: What one endpoint's probe may take, with the resolution of its name.
 PROBE_S = 5.0
 
@@ -67,11 +69,18 @@ def _any_wrong(findings: Sequence[Finding]) -> bool:
     return any(each.level == "wrong" for each in findings)
 
 
-async def _guarded(area: str, check: Check) -> list[Finding]:
-    """What hinders a check is a finding itself."""
+async def _guarded(area: str, check: Check, deadline_s: float = CHECK_S) -> list[Finding]:
+    """What hinders a check is a finding itself, and so is that it does not end."""
+    deadline = asyncio.timeout(deadline_s)
     try:
-        return await check()
+        async with deadline:
+            return await check()
     except Exception as error:  # noqa: BLE001 - whatever it is, people get a sentence, and the other checks go on
+        if deadline.expired():
+            sentence_ = (
+                f"this check did not end within {deadline_s:g} s; what it asks is slow or hangs: look there first"
+            )
+            return [Finding("wrong", area, sentence_)]
         return [Finding("wrong", area, sentence(error))]
 
 
@@ -223,8 +232,10 @@ async def _subscriptions(settings: Settings) -> list[Finding]:
         table = SubscriptionsTable(config, topics.subscriptions, index=index, schemas=registry)
         states = EndpointTable(config, topics.endpoints_state)
         for each in (table, states):
-            await each.start()
-            await each.stop()
+            try:
+                await each.start()
+            finally:
+                await each.stop()
     everything = list(index.after(None))
     opener = SecretKeys(settings).open
     locked, unverified, disabled = [], [], []

@@ -6,6 +6,7 @@ This file knows no application.
 from __future__ import annotations
 
 import ipaddress
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -17,14 +18,32 @@ from streams.cli.running import CommandError
 SHUTDOWN_SECONDS = 5.0
 
 
+def free_port(host: str, *, what: str) -> socket.socket:
+    """A socket that holds a free port, on which nobody listens yet. CommandError when the address cannot be used."""
+    try:
+        family, kind, *_, address = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM)[0]
+        taken = socket.socket(family, kind)
+        try:
+            taken.bind(address)
+        except OSError:
+            taken.close()
+            raise
+    except OSError as error:
+        raise CommandError(f"{what} cannot listen on {host}: {error.strerror}; choose another address") from None
+    return taken
+
+
 @asynccontextmanager
-async def served(app: web.Application, host: str, port: int, *, what: str) -> AsyncIterator[str]:
-    """The application's URL while it is served. CommandError when the address is taken."""
+async def served(
+    app: web.Application, host: str, port: int, *, what: str, taken: socket.socket | None = None
+) -> AsyncIterator[str]:
+    """The application's URL while it is served, on `taken` where that is given. CommandError when the address is
+    taken."""
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=SHUTDOWN_SECONDS)
     await runner.setup()
     try:
         try:
-            await web.TCPSite(runner, host, port).start()
+            await (web.TCPSite(runner, host, port) if taken is None else web.SockSite(runner, taken)).start()
         except OSError as error:
             raise CommandError(
                 f"{what} cannot listen on port {port} of {host}: {error.strerror}; choose another port"

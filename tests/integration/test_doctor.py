@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import socket
 import ssl
@@ -24,11 +25,13 @@ from connectors.resolver import Resolver
 from schemas import codec
 from schemas.endpoint import EndpointState, encode_state, url_hash
 from schemas.topics import Topics
-from streams.cli.doctor_checks import examine
+from streams.cli.doctor_checks import _guarded, _traces, examine
+from streams.core.diagnosis import Finding
 from streams.settings import Settings
 from tests.cli import Cli
 from tests.conformance.sender_server import Peer, serving
 from tests.helpers import eventually
+from tests.otlp import collecting
 
 URL = "https://acme.example/hooks"
 ACME: dict[str, Any] = {"id": "acme", "url": URL, "event_types": ["*"]}
@@ -255,3 +258,27 @@ async def test_transactions_that_are_refused() -> None:
         nobody = {"bootstrap.servers": f"127.0.0.1:{taken.getsockname()[1]}"}
         with pytest.raises(ClusterError, match="no Kafka answers"):
             await try_transactions(nobody, "x")
+
+
+async def test_a_check_that_does_not_end_is_a_finding() -> None:
+    async def hangs() -> list[Finding]:
+        await asyncio.Event().wait()
+        return []
+
+    async def late() -> list[Finding]:
+        raise TimeoutError("its own")
+
+    (found,) = await _guarded("groups", hangs, 0.01)
+    said = "this check did not end within 0.01 s; what it asks is slow or hangs: look there first"
+    assert found == Finding("wrong", "groups", said)
+    assert (await _guarded("groups", late))[0].sentence != said
+
+
+async def test_the_collector_of_traces_is_asked() -> None:
+    with collecting() as collector:
+        settings = Settings(traces=True, traces_endpoint=collector.url)
+        where = f"the collector at {collector.url}/v1/traces"
+        assert await _traces(settings) == [Finding("ok", "traces", f"{where} takes spans")]
+        assert collector.spans == []
+    why = "Connection refused; start it, or correct traces_endpoint"
+    assert await _traces(settings) == [Finding("wrong", "traces", f"{where} does not take spans: {why}")]

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import threading
+import urllib.error
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -17,6 +20,18 @@ from tests.helpers import eventually_async
 from tests.integration.sink import Sink
 from tests.integration.workers import BOTH, PARTITIONS, Site
 from tests.metrics import Scraped, named, page, scrape, value
+
+
+def refused(url: str, key: str, endpoint: str) -> str:
+    """Why the API does not take a subscription."""
+    body = json.dumps({"url": endpoint, "event_types": ["*"], "verification": "none"}).encode()
+    headers = {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}
+    request = urllib.request.Request(f"{url}/v1/subscriptions", body, headers)
+    with pytest.raises(urllib.error.HTTPError) as raised:
+        urllib.request.urlopen(request, timeout=10)
+    with raised.value as answer:
+        assert answer.code == 422
+        return str(json.loads(answer.read())["detail"])
 
 
 def shown(worker: Worker) -> str:
@@ -122,6 +137,12 @@ async def test_not_ready_until_the_table_and_the_partitions_are_there(kafka: Clu
         assert worker.metrics is not None
         assert worker.metrics.table is not None
         assert all(part.consumer.assignment() for part in worker.metrics.parts)
+        # What shows it is no endpoint, on a port that was taken at the start, too.
+        causes, table = worker.metrics.meter.causes, worker.metrics.table
+        site.subscribe("own", f"{worker.metrics_url}/metrics", retry_schedule_ms=())
+        await eventually_async(lambda: len(table) == 1)
+        site.send(["evt_1"])
+        await eventually_async(lambda: causes == {"address_refused": 1}, timeout_s=20)
     finally:
         stop.set()
         await asyncio.wait_for(running, 30)
@@ -189,6 +210,7 @@ async def test_a_worker_whose_port_is_taken_says_so(kafka: Cluster, prefix: str,
 @pytest.mark.parametrize("role", ["api", "registry"])
 def test_who_answers_requests_shows_how_many(kafka: Cluster, prefix: str, tmp_path: Path, role: str) -> None:
     cli = Cli(tmp_path, {"bootstrap": kafka.bootstrap, "prefix": prefix, "partitions": "1", "metrics_port": "0"})
+    cli.settings["allow_private_networks"] = "true"
     if role == "api":
         cli.run("topics", "apply")
     topic = ("--topic", f"{prefix}_schemas") if role == "registry" else ()
@@ -198,6 +220,10 @@ def test_who_answers_requests_shows_how_many(kafka: Cluster, prefix: str, tmp_pa
         metrics_url = log.split("metrics: ")[1].split("/metrics")[0]
         assert asyncio.run(page(f"{metrics_url}/readyz")) == (200, "ok\n")
         assert asyncio.run(page(f"{metrics_url}/livez")) == (200, "ok\n")
+        if role == "api":  # on ports that nobody chose: no endpoint may be there
+            (key,) = cli.lines("keys", "create", "--tenant", "acme", "--scope", "subscriptions:write", "--json")
+            for own in (url, metrics_url):
+                assert "where this system itself listens" in refused(url, key["key"], f"{own}/x")
         for path, expected in (("/.well-known/webhooks" if role == "api" else "/subjects", 200), ("/nothing", 404)):
             assert asyncio.run(page(url + path))[0] == expected
         found = asyncio.run(scrape(metrics_url))
@@ -206,8 +232,8 @@ def test_who_answers_requests_shows_how_many(kafka: Cluster, prefix: str, tmp_pa
             dict(labels)["status"]: number
             for labels, number in named(found, "distributary_http_requests_total").items()
         }
-        assert counted == {"2xx": 1, "4xx": 1}
-        assert value(found, "distributary_http_request_seconds_count", role=role) == 2
+        assert counted == {"2xx": 1, "4xx": 3 if role == "api" else 1}
+        assert value(found, "distributary_http_request_seconds_count", role=role) == sum(counted.values())
         assert ("distributary_ingest_queue_records", ()) in found or role == "registry"
         taken = Cli(tmp_path, cli.settings | {"metrics_port": metrics_url.rsplit(":", 1)[1]})
         assert "choose another DISTRIBUTARY_METRICS_PORT" in taken.fails(role, "--port", "0", *topic)
