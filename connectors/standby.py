@@ -13,10 +13,11 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
-from confluent_kafka import Consumer, TopicPartition
+from confluent_kafka import Consumer, KafkaException, TopicPartition
 
 from connectors.consumer_thread import ConsumerThread
 from connectors.frames import GroupProtocol, consumer_config, group_protocol
+from connectors.kafka_rights import DENIED, denied
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +60,7 @@ class Standby:
             await asyncio.to_thread(self._thread.join)
 
     async def wait(self) -> None:
-        """Raises what ended it."""
+        """Raises what ended it: ClusterError for a missing right, KafkaException."""
         await asyncio.shield(self._failed)
 
     @property
@@ -70,7 +71,15 @@ class Standby:
     # --- on the thread ------------------------------------------------------------------------------------------------
 
     def _turn(self, consumer: Consumer) -> None:
-        consumer.poll(POLL_SECONDS)  # for the callbacks
+        message = consumer.poll(POLL_SECONDS)
+        error = None if message is None else message.error()
+        if error is None:
+            return
+        if error.code() in DENIED:
+            raise denied(error, "READ", topic=self._topic, group=self._group)
+        if error.fatal():
+            raise KafkaException(error)
+        log.warning("group %s: %s", self._group, error.str())
 
     def _on_assign(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         # None of them is fetched: to have it is all.

@@ -17,8 +17,9 @@ from connectors.admin import ClusterError, apply_topics, check_topics
 from connectors.clock import SystemClock
 from connectors.feed import Writer
 from connectors.registry import registry_from
-from schemas.codec import own_schema
+from schemas.codec import own_schema, wire_header
 from schemas.event import Event, encode_event
+from schemas.replay import Replay, Selection, encode_replay
 from schemas.subscription import Subscription
 from streams.api_app import api_app
 from streams.app import Worker
@@ -90,6 +91,13 @@ async def test_the_whole_job_with_the_rights_of_the_document(cluster: Secured, g
             await eventually_async(lambda: second.counters["delivered"] == 1, timeout_s=60)
             await eventually_async(lambda: second.counters["dead:exhausted"] == 1, timeout_s=60)
             await eventually_async(lambda: sum(_quarantined(first)) == 1, timeout_s=60)
+        order = Replay(
+            id="rpl_1", created_ms=1, by="test", selection=Selection(source="events"), wanted="running", rate_max=0.0
+        )
+        async with Writer(config) as writer:
+            await writer.write(topics.replays, b"rpl_1", encode_replay(wire_header(ids.replay), order))
+        async with working(settings(cluster, "replay", given), "replay") as third:
+            await eventually_async(lambda: third.counters["replay_sent"] == 2, timeout_s=60)
 
 
 def command(cluster: Secured, user: str, prefix: str, directory: Path) -> Cli:
@@ -196,6 +204,18 @@ def without(role: str, resource: str, name: str) -> Sequence[Right]:
             "group",
             "hooks.distributary.delivery",
             "denies this user READ on the group hooks.distributary.del",
+        ),
+        (
+            "replay",
+            "group",
+            "hooks.distributary.replay",
+            "denies this user READ on the group hooks.distributary.replay",
+        ),
+        (
+            "replay",
+            "transactional id",
+            "hooks.distributary.replay",
+            "denies this user WRITE on the transactional id hooks.distributary.replay",
         ),
     ],
 )

@@ -19,7 +19,7 @@ import yaml
 from connectors import local_kafka
 
 ROOT = Path(__file__).parents[2]
-OURS = ("topics", "fan-out", "delivery")
+OURS = ("topics", "fan-out", "delivery", "replay")
 
 
 @pytest.fixture(scope="module")
