@@ -41,6 +41,7 @@ def test_compose_starts_each_service_after_what_it_needs(services: dict[str, Any
         ("topics", "registry"): "service_healthy",
         ("fan-out", "topics"): "service_completed_successfully",
         ("delivery", "topics"): "service_completed_successfully",
+        ("replay", "topics"): "service_completed_successfully",
         ("api", "topics"): "service_completed_successfully",
     }
     for (_, needed), condition in conditions.items():
