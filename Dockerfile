@@ -1,4 +1,5 @@
-# The engine as an image: hashed dependencies first, the code on top, run by a user without rights.
+# The engine as an image: hashed dependencies first, those of the extras otel and postgres among them, then the code; run by
+# a user without rights.
 FROM python:3.11-slim AS build
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
 RUN python -m venv /opt/distributary

@@ -41,7 +41,7 @@ audit: .venv/.ready ## minutes of faults around a real run, every delivery accou
 
 lock: .venv/.ready ## pin what pyproject.toml asks for (UPGRADE=1 takes the newest)
 	$(LOCK) --extra dev $(if $(UPGRADE),--upgrade) --output-file constraints.txt >/dev/null
-	$(LOCK) --extra build --constraints constraints.txt --output-file constraints-runtime.txt >/dev/null
+	$(LOCK) --extra build --extra otel --extra postgres --constraints constraints.txt --output-file constraints-runtime.txt >/dev/null
 
 clean: ## remove the set-up and every cache
 	rm -rf .venv build dist fuzz-found *.egg-info .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache

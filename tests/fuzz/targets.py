@@ -139,7 +139,17 @@ _SCHEMAS = [
 _HEADERS = st.lists(
     st.tuples(
         st.sampled_from(
-            ["ce_id", "ce_type", "ce_time", "ce_tenant", "ce_subject", "ce_source", "traceparent", "other"]
+            [
+                "ce_id",
+                "ce_type",
+                "ce_time",
+                "ce_tenant",
+                "ce_subject",
+                "ce_source",
+                "traceparent",
+                "tracestate",
+                "other",
+            ]
         ),
         st.none()
         | st.binary(max_size=12)
