@@ -16,6 +16,7 @@ from schemas.subscription import TENANT_PATTERN
 Scope = Literal[
     "audit:read",
     "deliveries:read",
+    "deliveries:write",
     "events:listen",
     "events:write",
     "keys:read",

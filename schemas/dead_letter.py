@@ -6,12 +6,17 @@ look, not the path of deliveries. This file does not say whether one was retried
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Literal
+
 import msgspec
 
 from schemas import codec
 from schemas.codec import get_long, get_string
 from schemas.delivery import Delivery, Facts, Try, facts_of, read_delivery
 from schemas.errors import UndecodableError
+
+DeadState = Literal["open", "retried", "discarded"]
 
 
 class DeadLetter(msgspec.Struct, frozen=True, gc=False):
@@ -31,6 +36,30 @@ class DeadLetter(msgspec.Struct, frozen=True, gc=False):
     def last(self) -> Try | None:
         """The last attempt; None when none was made."""
         return self.delivery.tries[-1] if self.delivery.tries else None
+
+
+class Filed(msgspec.Struct, frozen=True, gc=False):
+    """A dead letter and where it stands in `deliveries.dead`; `time_ms` is Kafka's time of its record."""
+
+    partition: int
+    offset: int
+    time_ms: int
+    letter: DeadLetter
+
+
+class Act(msgspec.Struct, frozen=True, gc=False):
+    """What somebody did about a dead letter: `id` is that of the replay that retried it, or of the mark."""
+
+    state: DeadState
+    id: str
+    at_ms: int
+    by: str
+    why: str
+
+
+def state_of(acts: Sequence[Act]) -> DeadState:
+    """The state of a dead letter about which this was done, the latest first: that counts."""
+    return acts[0].state if acts else "open"
 
 
 def decode_dead_letter(value: bytes | None) -> DeadLetter:

@@ -37,9 +37,9 @@ REASONS: dict[str, str] = {
     "disabled": "the subscription or its endpoint is disabled; enable it, then retry",
     "expired": "it was parked for too long; resume the subscription, then retry",
     "invalid_endpoint": "the URL or a header must not be used; correct the subscription, then retry",
-    "transform_failed": "the subscription's transform gives nothing for this event; correct it, then replay the event",
+    "transform_failed": "the subscription's transform gives nothing for this event; correct it, then retry",
     "unresolvable": "the event cannot be read as the version that is asked for; correct schema_version or the schema, "
-    "then replay the event",
+    "then retry",
 }
 
 

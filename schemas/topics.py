@@ -131,6 +131,10 @@ class Topics(msgspec.Struct, frozen=True):
         return f"{self.prefix}replays.progress"
 
     @property
+    def dead_marks(self) -> str:
+        return f"{self.prefix}dead.marks"
+
+    @property
     def tiers(self) -> dict[int, str]:
         """Topic by hold in milliseconds, ascending."""
         return {hold_ms: f"{self.prefix}deliveries.retry.{suffix}" for suffix, hold_ms in HOLDS_MS.items()}
@@ -159,7 +163,8 @@ class Topics(msgspec.Struct, frozen=True):
             TopicSpec(self.seen, 1, "compact,delete", 2 * DAY_MS, MIB),
             TopicSpec(self.event_types, 1, "compact", None, MIB),
             TopicSpec(self.sources, 1, "compact", None, MIB),
-            # Twice as long as the dead letters of which they tell whether they were retried.
+            # Twice as long as the dead letters of which they tell whether they were retried or discarded.
             TopicSpec(self.replays, 1, "compact,delete", 60 * DAY_MS, MIB),
             TopicSpec(self.replays_progress, 1, "compact,delete", 60 * DAY_MS, MIB),
+            TopicSpec(self.dead_marks, 1, "compact,delete", 60 * DAY_MS, MIB),
         ]

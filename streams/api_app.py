@@ -18,6 +18,7 @@ from aiohttp import web
 from connectors.admin import check_topics
 from connectors.api.app import ApiConfig, make_app
 from connectors.api.attempts import Attempts
+from connectors.api.dead_letters import Dead
 from connectors.api.deliveries import Past
 from connectors.api.discovery import Document
 from connectors.api.event_checks import EventChecks
@@ -39,6 +40,8 @@ from connectors.api.trail import History
 from connectors.api.who import Who
 from connectors.api_keys import KeysTable
 from connectors.clock import SystemClock
+from connectors.dead_letters import DeadLetters
+from connectors.dead_marks import DeadDesk, DeadMarksTable
 from connectors.endpoints import EndpointTable
 from connectors.event_feed import EventFeed
 from connectors.event_types import EventTypeTable
@@ -58,6 +61,7 @@ from schemas.operation_types import RECORD_NAME, operation_types
 from schemas.portal import PortalSigner
 from schemas.subjects import subject_of
 from streams.control import control_services, verifying
+from streams.dead_judge import DeadJudge, mark_topics
 from streams.observed import Observed
 from streams.ports import Registry
 from streams.replay_wiring import replay_desk
@@ -142,7 +146,8 @@ async def api_app(
         sources = SourcesTable(config, topics.sources)
         replays = ReplaysTable(config, topics.replays)
         progresses = ProgressTable(config, topics.replays_progress)
-        written = (subscriptions, endpoints, keys, event_types, sources, replays)
+        marks = DeadMarksTable(config, topics.dead_marks)
+        written = (subscriptions, endpoints, keys, event_types, sources, replays, marks)
         tables = (*written, progresses)
         for table in tables:
             stack.push_async_callback(table.stop)
@@ -169,6 +174,8 @@ async def api_app(
         store = history_store(settings) if settings.history else None
         history = store or KafkaHistory(config, topics.attempts, clock.monotonic)
         stack.push_async_callback(history.close)
+        dead_letters = DeadLetters(config, topics.dead, clock.monotonic)
+        stack.push_async_callback(dead_letters.close)
         checks = EventChecks(event_types, registry, strict=settings.unknown_event_types == "refuse")
 
         guard = await make_guard(settings, listening)
@@ -191,7 +198,9 @@ async def api_app(
             Door(sources.get, ingest, refusals, receiving_config(settings, clock, sealer)),
             Sources(desk, refusals, clock.now_ms, lambda: f"src_{secrets.token_hex(8)}"),
             KeyDesk(keys, pen, key_topics(topics, own), secrets.token_bytes, key_check.compute),
-            replay_desk(topics, own, pen, replays, progresses),
+            replays_desk := replay_desk(topics, own, pen, replays, progresses),
+            dead := Dead(dead_letters, DeadJudge(topics.dead, replays_desk.every, marks.marks), clock.monotonic),
+            DeadDesk(pen, mark_topics(topics, own), lambda: secrets.token_hex(8)),
             Portal(signer, settings.portal_url, lambda: secrets.token_hex(8)),
             History(newest),
             Readiness(troubles),
@@ -208,6 +217,7 @@ async def api_app(
             ),
         )
         app.on_shutdown.append(listeners.stop)
+        app.on_shutdown.append(dead.stop)
         if observed is not None:
             observed.serves(app, troubles, lambda: [("distributary_ingest_queue_records", (), float(ingest.queued))])
         yield app

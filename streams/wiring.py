@@ -53,6 +53,7 @@ class OwnSchemas(DeliverySchemas, frozen=True, kw_only=True):
     source: int
     replay: int
     replay_progress: int
+    dead_mark: int
 
 
 def client_config(settings: Settings) -> dict[str, Any]:
@@ -175,4 +176,5 @@ async def register_own_schemas(registry: Registry, topics: Topics) -> OwnSchemas
         source=await registry.register(f"{topics.sources}-value", own_schema("source.v1")),
         replay=await registry.register(f"{topics.replays}-value", own_schema("replay.v1")),
         replay_progress=await registry.register(f"{topics.replays_progress}-value", own_schema("replay_progress.v1")),
+        dead_mark=await registry.register(f"{topics.dead_marks}-value", own_schema("dead_mark.v1")),
     )

@@ -15,7 +15,7 @@ import msgspec
 from connectors.api.problems import Fault, ProblemError
 
 LIMIT_MAX = 500
-LENGTH_MAX = 1_024
+LENGTH_MAX = 4_096
 
 
 def cursor(*key: str | int) -> str:

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from connectors.api import (
     attempts,
+    dead_actions,
+    dead_letters,
     deliveries,
     discovery,
     event_types,
@@ -38,6 +40,8 @@ ROUTES: list[Route] = [
     *trail.ROUTES,
     *deliveries.ROUTES,
     *attempts.ROUTES,
+    *dead_letters.ROUTES,
+    *dead_actions.ROUTES,
     *health.ROUTES,
     *discovery.ROUTES,
 ]

@@ -13,6 +13,7 @@ from streams.cli import (
     audit,
     audit_log,
     catalog,
+    dead,
     demo,
     dev,
     doctor,
@@ -68,6 +69,7 @@ app.add_typer(endpoints.app, name="endpoints", rich_help_panel="Use it")
 app.add_typer(keys.app, name="keys", rich_help_panel="Use it")
 app.command("audit-log", rich_help_panel="Use it")(audit_log.audit_log)
 app.add_typer(attempts.app, name="attempts", rich_help_panel="Use it")
+app.add_typer(dead.app, name="dead", rich_help_panel="Use it")
 app.add_typer(quarantine.app, name="quarantine", rich_help_panel="Use it")
 app.command("listen", rich_help_panel="Use it")(listen.listen)
 app.command("send", rich_help_panel="Use it")(send.send)

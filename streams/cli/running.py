@@ -26,6 +26,7 @@ from connectors.receiver import StandardWebhooksMissing
 from connectors.registry_topic import StoreError
 from connectors.replay_desk import ReplayConflictError
 from schemas.access import InvalidAccessError
+from schemas.dead_mark import InvalidMarkError
 from schemas.errors import (
     FencedError,
     InvalidSubscriptionError,
@@ -53,6 +54,7 @@ _SENTENCES = (
     CommandError,
     FencedError,
     InvalidAccessError,
+    InvalidMarkError,
     InvalidReplayError,
     InvalidSubscriptionError,
     KafkaUnavailable,

@@ -47,7 +47,8 @@ class Caller:
         headers = {"Authorization": f"Bearer {self._key}"} | options.pop("headers", {})
         async with self._session.request(method, self._url + path, headers=headers, **options) as response:
             content = await response.read()
-            document = msgspec.json.decode(content) if "json" in response.content_type else content
+            json = response.content_type.endswith(("/json", "+json"))
+            document = msgspec.json.decode(content) if json else content
             return response.status, document, response.headers
 
     async def get(self, path: str, status: int = 200) -> Any:

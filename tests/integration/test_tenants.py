@@ -20,7 +20,15 @@ from connectors.local_kafka import Cluster
 from schemas import codec
 from schemas.access import SCOPES
 from schemas.api_key import encode_key, new_key, revoked
-from schemas.delivery import FRESH, Attempt, decode_delivery, encode_attempt, encode_fresh, encode_tail
+from schemas.delivery import (
+    FRESH,
+    Attempt,
+    decode_delivery,
+    encode_attempt,
+    encode_dead_letter,
+    encode_fresh,
+    encode_tail,
+)
 from schemas.event import Event
 from schemas.ids import delivery_id
 from schemas.partitions import partition_of
@@ -42,6 +50,8 @@ THEIR_SUBSCRIPTION = "sub_theirs"
 THEIR_SOURCE = "src_theirs"
 THEIR_REPLAY = "rpl_theirs"
 THEIR_DELIVERY = delivery_id("evt_theirs", THEIR_SUBSCRIPTION)
+#: The first in the partition of their subscription, of two.
+THEIR_DEAD = f"{partition_of(THEIR_SUBSCRIPTION.encode(), 2)}-0"
 WORDS = ("evt_theirs", "their-url", "their-name", SECRET, "their-secret")
 #: There is no such thing.
 NOBODYS = {
@@ -49,6 +59,7 @@ NOBODYS = {
     THEIR_SOURCE: "src_nobodys",
     THEIR_REPLAY: "rpl_nobodys",
     THEIR_DELIVERY: delivery_id("evt_nobodys", "s"),
+    THEIR_DEAD: "1-77",
 }
 
 #: Anybody may call these. The door of sources asks for a signature instead of a key.
@@ -129,6 +140,19 @@ CASES: dict[tuple[str, str], list[Case]] = {
         named(f"/v1/sources/{THEIR_SOURCE}", SOURCE | {"tenant": OTHER}),
     ],
     ("DELETE", "/v1/sources/{id}"): [thing(f"/v1/sources/{THEIR_SOURCE}")],
+    ("GET", "/v1/dead-letters"): [named(f"/v1/dead-letters?tenant={OTHER}")],
+    ("GET", "/v1/dead-letters/summary"): [named(f"/v1/dead-letters/summary?tenant={OTHER}")],
+    ("GET", "/v1/dead-letters/export"): [named(f"/v1/dead-letters/export?tenant={OTHER}")],
+    ("GET", "/v1/dead-letters/{id}"): [thing(f"/v1/dead-letters/{THEIR_DEAD}")],
+    ("POST", "/v1/dead-letters/retry"): [
+        thing("/v1/dead-letters/retry", {"ids": [THEIR_DEAD]}),
+        named("/v1/dead-letters/retry", {"all": True, "tenant": OTHER}),
+        Case("/v1/dead-letters/retry", 409, {"subscription": [THEIR_SUBSCRIPTION]}),
+    ],
+    ("POST", "/v1/dead-letters/discard"): [
+        thing("/v1/dead-letters/discard", {"ids": [THEIR_DEAD], "why": "w"}),
+        named("/v1/dead-letters/discard", {"all": True, "tenant": OTHER, "why": "w"}),
+    ],
     ("GET", "/v1/replays"): [named(f"/v1/replays?tenant={OTHER}")],
     ("POST", "/v1/replays"): [
         named("/v1/replays", {"tenant": OTHER}),
@@ -174,6 +198,7 @@ class Town:
         paths = [
             *(THEIRS, f"/v1/sources/{THEIR_SOURCE}", KEY, f"/v1/audit?tenant={OTHER}"),
             *(f"/v1/deliveries/{THEIR_DELIVERY}", f"/v1/replays/{THEIR_REPLAY}"),
+            f"/v1/dead-letters/{THEIR_DEAD}",
         ]
         answers = [await self.ask("operator", "GET", path) for path in paths]
         assert [status for status, _, _ in answers] == [200] * len(paths)
@@ -208,7 +233,7 @@ async def town(kafka: Cluster, prefix: str) -> AsyncIterator[Town]:
 
 
 def write_attempt(settings: Settings) -> None:
-    """One delivery of the other tenant's."""
+    """One delivery of the other tenant's, and a dead letter of it."""
     assert settings.bootstrap is not None
     event = Event("evt_theirs", "a.b", OTHER, NOW, b"{}", None)
     tail = encode_tail(event, NOW, "application/json", b"{}")
@@ -218,6 +243,8 @@ def write_attempt(settings: Settings) -> None:
     partition = partition_of(THEIR_SUBSCRIPTION.encode(), settings.partitions)
     topic = CompactedTopic(settings.bootstrap, settings.topics.attempts, create=False)
     topic.write(THEIR_SUBSCRIPTION, encode_attempt(header, delivery, made), partition=partition)
+    topic = CompactedTopic(settings.bootstrap, settings.topics.dead, create=False)
+    topic.write(THEIR_SUBSCRIPTION, encode_dead_letter(header, delivery, "gone", "", NOW), partition=partition)
 
 
 def write_replay(settings: Settings) -> None:
@@ -333,7 +360,7 @@ async def nobodys(town: Town, method: str, case: Case) -> str:
 
 
 async def test_lists_hold_what_is_ones_own(town: Town) -> None:
-    lists = ["/v1/subscriptions", "/v1/sources", "/v1/keys", "/v1/audit", "/v1/replays"]
+    lists = ["/v1/subscriptions", "/v1/sources", "/v1/keys", "/v1/audit", "/v1/replays", "/v1/dead-letters"]
     for path in lists:
         status, page, _ = await town.ask("mine", "GET", path)
         assert status == 200

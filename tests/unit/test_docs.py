@@ -212,6 +212,7 @@ def kind(avro: Any) -> str:
         ("EventType", "event_type.v1"),
         ("Replay", "replay.v1"),
         ("ReplayProgress", "replay_progress.v1"),
+        ("DeadMark", "dead_mark.v1"),
     ],
 )
 def test_records(heading: str, schema: str) -> None:

@@ -41,6 +41,7 @@ MODULES = (
     "streams/replay_sources.py",
     "streams/requests.py",
     "streams/secret_keys.py",
+    "streams/dead_judge.py",
     "streams/source_wiring.py",
     "streams/settle.py",
     "streams/subscription_check.py",
