@@ -23,7 +23,7 @@ from schemas.hints import attempt_hint, dead_hint
 from schemas.replay import Place, Selection
 
 #: How a dead letter is named: its partition and its offset.
-DEAD_ID_PATTERN = re.compile(r"(\d{1,9})-(\d{1,18})")
+DEAD_ID_PATTERN = re.compile(r"([0-9]{1,9})-([0-9]{1,18})")
 #: Of a payload that is shown; all of it is in the export.
 PAYLOAD_BYTES_MAX = 65_536
 #: Subscriptions that a summary names, those with the most.
