@@ -25,9 +25,10 @@ from connectors.seen import Known, SeenTable, SeenWindow, mark_of
 from schemas import codec
 from schemas.errors import RecordTooLargeError
 from schemas.event import Event, encode_event
-from schemas.frame import Out
+from schemas.frame import Headers, Out
 from schemas.seen import Seen, encode_seen
 from schemas.topics import Topics
+from schemas.trace_context import TRACESTATE
 
 log = logging.getLogger(__name__)
 
@@ -193,7 +194,9 @@ class Ingest:
 
     def entry(self, event: Event, once: Once | None = None) -> Entry:
         """Of an event that is in order (`schemas.event.checked`), as the envelope, keyed for its order."""
-        return Entry((self._topics.events, key_of(event), encode_event(self._event_schema, event), -1, None), once)
+        value = encode_event(self._event_schema, event)
+        headers: Headers | None = [(TRACESTATE, event.tracestate.encode())] if event.tracestate else None
+        return Entry((self._topics.events, key_of(event), value, -1, headers), once)
 
     @property
     def events_topic(self) -> str:

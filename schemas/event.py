@@ -57,8 +57,9 @@ class EnvelopeDecoder:
     def decode(self, value: bytes, headers: Headers | None, timestamp_ms: int) -> Event:
         """An event; UndecodableError with `truncated`, `avro`, `no_id`, `bad_type`, `bad_field` or `bad_data`."""
         fields = codec.decode(value, self._writer, self._reader)
-        traceparent = fields.get("traceparent")
-        outer, tracestate = (None, None) if traceparent or not headers else _trace_headers(headers)
+        traceparent, tracestate = fields.get("traceparent"), None
+        if headers:
+            traceparent, tracestate = _trace_of(traceparent, headers)
         event = Event(
             fields["id"],
             fields["type"],
@@ -66,7 +67,7 @@ class EnvelopeDecoder:
             fields["time"],
             fields["data"],
             fields.get("subject"),
-            traceparent or outer,
+            traceparent,
             fields.get("source"),
             tracestate,
         )
@@ -119,15 +120,18 @@ def _tracestate(attributes: dict[str, str]) -> str | None:
     return attributes.get(TRACESTATE) if TRACEPARENT in attributes else None
 
 
-def _trace_headers(headers: Headers) -> tuple[str | None, str | None]:
-    """`traceparent` and `tracestate` of the record itself, as instrumented producers set them; what is no text, or too
-    long, is left out."""
+def _trace_of(own: str | None, headers: Headers) -> tuple[str | None, str | None]:
+    """`traceparent` and `tracestate` of an envelope with its own one: else the record's counts, as instrumented
+    producers set it. The envelope has no field for the latter. What is no text, or too long, is left out."""
     found: dict[str, str] = {}
     for name, raw in headers:
         if raw is not None and name in (TRACEPARENT, TRACESTATE) and len(raw) <= TEXT_BYTES_MAX and raw.isascii():
             found[name] = raw.decode()
-    traceparent = found.get(TRACEPARENT)
-    return traceparent, None if traceparent is None else usable_tracestate(found.get(TRACESTATE))
+    outer = found.get(TRACEPARENT)
+    traceparent = own or outer
+    if traceparent is None or outer not in (None, traceparent):  # it is of another trace
+        return traceparent, None
+    return traceparent, usable_tracestate(found.get(TRACESTATE))
 
 
 EventDecoder = EnvelopeDecoder | CloudEventDecoder

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from schemas.delivery import Delivery, facts_of
+from schemas.delivery import Delivery, facts_of, replay_of
 from schemas.event import Event
 from schemas.frame import Out, Record
 from schemas.post import PostDone, PostResult
@@ -197,6 +197,8 @@ class TracedOutgoing(Outgoing):
             )
             if delivery.attempt:
                 span.set({"http.request.resend_count": delivery.attempt})
+            if replay := replay_of(delivery):
+                span.set({"distributary.replay": replay})
         return span
 
 

@@ -38,7 +38,7 @@ async def avro_entry(
     headers = None
     if isinstance(decoder, CloudEventDecoder):
         tenant = given.get("tenant", default)
-        headers = _kafka_headers(given, tenant, made_id, trace_of(call), call.header(TRACESTATE))
+        headers = _kafka_headers(given, tenant, made_id, *trace_of(call))
     try:
         event = decoder.decode(body, headers, now_ms)
     except UndecodableError as error:
@@ -59,10 +59,10 @@ async def avro_entry(
     return own_id, ingest.entry(event, once)
 
 
-def trace_of(call: Call) -> str | None:
-    """The request's `traceparent`; None without one that is valid."""
+def trace_of(call: Call) -> tuple[str | None, str | None]:
+    """The request's `traceparent` and `tracestate`; None for both where the former is none that is valid."""
     traceparent = call.header(TRACEPARENT)
-    return traceparent if parse_traceparent(traceparent) is not None else None
+    return (traceparent, call.header(TRACESTATE)) if parse_traceparent(traceparent) is not None else (None, None)
 
 
 def _kafka_headers(

@@ -60,10 +60,11 @@ class EventGiven(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     time: _Time | None = None
     source: _Text | None = None
     traceparent: _Text | None = None
+    tracestate: _Text | None = None
 
 
 class CloudEventGiven(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """A CloudEvent 1.0 in JSON. Extensions other than `tenant` and `traceparent` are left out."""
+    """A CloudEvent 1.0 in JSON. Extensions other than `tenant`, `traceparent` and `tracestate` are left out."""
 
     specversion: Literal["1.0"]
     id: _Id
@@ -76,6 +77,7 @@ class CloudEventGiven(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     time: _Time | None = None
     tenant: _Tenant | None = None
     traceparent: _Text | None = None
+    tracestate: _Text | None = None
 
 
 #: For the document of the API.
@@ -212,6 +214,7 @@ def _of_cloud(given: CloudEventGiven) -> EventGiven:
         time=given.time,
         source=given.source,
         traceparent=given.traceparent,
+        tracestate=given.tracestate,
     )
 
 

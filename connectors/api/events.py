@@ -47,6 +47,7 @@ from schemas.ids import event_id
 from schemas.json_check import JsonCheck
 from schemas.seen import digest_of
 from schemas.topics import EVENT_BYTES_MAX
+from schemas.trace_context import usable_tracestate
 
 BODY_BYTES_MAX = 16 << 20
 KEY_LENGTH_MAX = 255
@@ -158,7 +159,7 @@ async def _entries(
     own_tenant: str | None,
     base: int,
     batch: bool,
-    trace: str | None,
+    trace: tuple[str | None, str | None],
 ) -> tuple[list[str | None], list[Entry]]:
     """The ids that were given, and what Kafka is told. ProblemError 403 and 422; nothing is awaited for each event.
     `trace` is the request's, for events that have none of their own."""
@@ -178,6 +179,7 @@ async def _entries(
             raise ProblemError(
                 403, "this key is of another tenant; leave the tenant out", errors=[Fault(path, "not yours")]
             )
+        traceparent, tracestate = (each.traceparent, each.tracestate) if each.traceparent else trace
         event = Event(
             each.id or event_id(base, number),
             each.type,
@@ -185,8 +187,9 @@ async def _entries(
             now_ms if each.time is None else int(each.time.timestamp() * 1000),
             bytes(each.data),
             each.subject,
-            each.traceparent or trace,
+            traceparent,
             each.source,
+            usable_tracestate(tracestate),
         )
         wrong = _faults(event, unknown, checks)
         if not wrong:

@@ -138,10 +138,26 @@ async def test_one_event_and_what_is_left_out() -> None:
 
 async def test_events_without_a_trace_are_in_that_of_the_request() -> None:
     async with opened() as desk:
-        await desk.ids([GIVEN, GIVEN | {"traceparent": "00-1-2-01"}], traceparent=TRACE)
+        own = {"traceparent": "00-1-2-01", "tracestate": "congo=2"}
+        await desk.ids([GIVEN, GIVEN | own], traceparent=TRACE, tracestate="rojo=1")
         for bad in ("00-1-2-01", "x" * 2_000):  # is no reason to refuse an event
-            await desk.ids(GIVEN, traceparent=bad)
-        assert [each.traceparent for each in await desk.events()] == [TRACE, "00-1-2-01", None, None]
+            await desk.ids(GIVEN, traceparent=bad, tracestate="rojo=1")
+        await desk.ids(
+            GIVEN,
+            ce_specversion="1.0",
+            ce_id="c",
+            ce_source="/s",
+            ce_type="a",
+            ce_traceparent=TRACE,
+            ce_tracestate="a=%20b",
+        )
+        assert [(each.traceparent, each.tracestate) for each in await desk.events()] == [
+            (TRACE, "rojo=1"),
+            ("00-1-2-01", "congo=2"),
+            (None, None),
+            (None, None),
+            (TRACE, "a= b"),
+        ]
 
 
 async def test_ids_that_are_made_are_in_order_of_time() -> None:

@@ -123,13 +123,14 @@ async def test_what_has_no_trace_begins_one_as_the_sampling_says(sample: bool) -
     assert len(attempts(tracer)) == (2 if sample else 0)
 
 
-async def test_a_tracestate_goes_with_it() -> None:
+async def test_a_tracestate_goes_with_it_and_a_replay_is_named() -> None:
     world, tracer = traced()
     world.table.put(subscription())
     async with world.running():
-        await world.admit(with_headers(1, tracestate="rojo=1"))
+        await world.admit(with_headers(1, tracestate="rojo=1", webhook_replay="rpl_1"))
         await world.settled()
     (span,) = attempts(tracer)
+    assert span.attributes["distributary.replay"] == "rpl_1"
     assert span.tracestate == world.sender.posted[0].headers["tracestate"] == "rojo=1"
 
 
