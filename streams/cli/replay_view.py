@@ -81,7 +81,8 @@ def plan_in_words(view: ReplayView) -> str:
     """The cost of a plan that is counted."""
     seconds = "" if view.seconds_left is None else f" about {duration(view.seconds_left)}"
     pace = f"at {view.rate_max:g} a second{seconds}" if view.rate_max else "as fast as it goes"
-    return f"{view.counted or 0:,} deliveries, {size(view.counted_bytes or 0)}, {pace}"
+    counted = view.counted or 0
+    return f"{counted:,} {'delivery' if counted == 1 else 'deliveries'}, {size(view.counted_bytes or 0)}, {pace}"
 
 
 def in_full(view: ReplayView) -> list[str]:

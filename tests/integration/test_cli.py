@@ -32,13 +32,14 @@ COMMANDS = [
     ["schemas", "register"],
     ["schemas", "list"],
     ["worker"],
+    ["subscriptions", "create"],
     ["subscriptions", "put"],
     ["subscriptions", "get"],
     ["subscriptions", "list"],
     ["subscriptions", "delete"],
     ["send"],
     ["tail"],
-    ["replay", "offsets"],
+    *(["replay", word] for word in ("plan", "start", "list", "show", "pause", "resume", "cancel", "offsets")),
 ]
 TOPICS = len(Topics().specs())
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
+import subprocess
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -24,7 +26,7 @@ from schemas.topics import Topics
 from streams.api_app import api_app
 from streams.new_secrets import new_secret
 from streams.settings import Settings
-from tests.cli import Cli, Started
+from tests.cli import Cli, Started, command
 from tests.helpers import eventually_async
 from tests.integration.test_api import KEYS, Caller
 from tests.subscriptions_topic import CompactedTopic
@@ -48,10 +50,28 @@ class Town:
     async def fails(self, *arguments: str) -> str:
         return await asyncio.to_thread(self.cli.fails, *arguments)
 
-    async def send(self, name: str, count: int = EVENTS) -> set[str]:
-        """The ids of the events."""
-        sent = await self.lines("send", "--type", "order.created", "--id", name, "--count", str(count), "--json")
-        return {each["id"] for each in sent}
+    async def answers(self, answer: str, *arguments: str, code: int = 0) -> tuple[str, str]:
+        """A command on a terminal, where somebody answers its question: stdout and stderr."""
+        ours, theirs = os.openpty()
+        try:
+            os.write(ours, f"{answer}\n".encode())
+            done = await asyncio.to_thread(
+                lambda: subprocess.run(
+                    command(*arguments),
+                    stdin=theirs,
+                    capture_output=True,
+                    text=True,
+                    timeout=60,
+                    check=False,
+                    cwd=self.cli.directory,
+                    env=self.cli.env(),
+                )
+            )
+        finally:
+            os.close(ours)
+            os.close(theirs)
+        assert done.returncode == code, done
+        return done.stdout, done.stderr
 
     async def arrived(self, hook: str, counts: dict[str, int]) -> None:
         """So many POSTs of each delivery, and no other."""
@@ -113,6 +133,7 @@ async def test_what_is_planned_is_sent_again_paused_and_cancelled(kafka: Cluster
         with town.cli.started("worker", "--allow-private-networks") as worker:
             await asyncio.to_thread(ready, worker)
             await planned_and_started(town)
+            await asked_on_a_terminal(town)
             await steered_over_http(town)
             await starts_in_the_past(town)
             await followed_until_interrupted(town)
@@ -144,6 +165,19 @@ async def planned_and_started(town: Town) -> None:
     shown = await town.run("replay", "show", counted["id"])
     assert "it was down" in shown
     assert f"{EVENTS} deliveries" in shown
+
+
+async def asked_on_a_terminal(town: Town) -> None:
+    """It is counted first, and sent when somebody says so."""
+    start = ("replay", "start", "--subscription", "a", "--event", "e-1", "--follow")
+    said, errors = await town.answers("n", *start, code=1)
+    assert said.startswith("1 delivery, ")
+    assert "Send them?" in errors
+    assert errors.endswith("error: nothing was sent\n")
+    (newest, *_) = await town.lines("replay", "list", "--json")
+    assert (newest["state"], newest["sent"]) == ("cancelled", 0)
+    said, _ = await town.answers("y", *start)
+    assert said.endswith("done, 1 sent\n")
 
 
 async def steered_over_http(town: Town) -> None:
@@ -192,7 +226,9 @@ async def steered_over_http(town: Town) -> None:
     rest = await acme.get(f"/v1/replays?cursor={first['next']}")
     assert ([each["id"] for each in rest["items"]], rest["next"]) == ([made["id"]], None)
     assert (await other.get("/v1/replays"))["items"] == []
-    assert [each["id"] for each in (await operator.get("/v1/replays?state=cancelled"))["items"]] == [slow["id"]]
+    assert [each["id"] for each in (await operator.get("/v1/replays?state=cancelled&tenant=acme"))["items"]] == [
+        slow["id"]
+    ]
     trail = await operator.get(f"/v1/audit?kind=replay&resource_id={made['id']}")
     assert [each["action"] for each in trail["items"]] == ["resumed", "paused", "created"]
 
