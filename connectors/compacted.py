@@ -90,7 +90,10 @@ class _Trouble:
             if self._missing >= MISSING_ATTEMPTS:
                 raise TableError(f"the topic {self._topic} does not exist; run `distributary topics apply`")
         if error.code() in _DENIED:
-            raise TableError(f"Kafka denies access to the topic {self._topic}; grant this user DESCRIBE and READ")
+            raise TableError(
+                f"Kafka denies this user READ on the topic {self._topic}; "
+                "grant it (docs/how-to/secure-kafka.md has a table)"
+            )
         if error.code() in _UNAUTHENTICATED:
             raise TableError(f"Kafka refuses the credentials ({error.str()}); check the security settings")
 
@@ -335,7 +338,8 @@ class Follower(Generic[V]):
             ends = self._ask(lambda: self._ends(consumer, errors, trouble))
             self._lags = {partition: high - low for partition, (low, high) in ends.items()}
             positions = {partition: low for partition, (low, _) in ends.items()}
-            behind = {partition: high for partition, (low, high) in ends.items() if high > low}
+            # Where there is nothing to read, too, the first answer is waited for: it may be that reading is denied.
+            behind = {partition: high for partition, (_, high) in ends.items()}
             total = sum(self._lags.values())
             consumer.assign([TopicPartition(self._topic, p, self._beginning(*ends[p])) for p in ends])
             if not behind:
@@ -355,7 +359,11 @@ class Follower(Generic[V]):
                 trouble.clear()
                 self._measure(consumer, positions, ended)
                 was_behind = bool(behind)
-                behind = {p: end for p, end in behind.items() if positions[p] < end and p not in ended}
+                behind = {
+                    p: end
+                    for p, end in behind.items()
+                    if p not in ended and (positions[p] < end or positions[p] == ends[p][0])
+                }
                 left = sum(end - positions[p] for p, end in behind.items())
                 progress = (total - left, total) if was_behind else None
                 self._hand_over(changes, places, positions, progress, caught_up=was_behind and not behind)

@@ -16,6 +16,7 @@ from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
+from connectors.kafka_rights import denied
 from connectors.unsubscribed import unsubscribed
 from schemas.frame import Record
 
@@ -67,7 +68,8 @@ class KafkaLogReader:
         self._reached: dict[int, int] = {}
 
     async def read(self, partition: int, offset: int) -> Sequence[Record]:
-        """See the port. Waits while no broker answers; RuntimeError once the reader is closed."""
+        """See the port. Waits while no broker answers; ClusterError for a missing right; RuntimeError once the reader
+        is closed."""
         async with self._reads:
             cursor = await self._take(partition)
             try:
@@ -194,6 +196,8 @@ class _Cursor:
             elif error.code() == KafkaError._PARTITION_EOF:
                 self._ended = True
                 self.reached = max(self.reached, message.offset())
+            elif error.code() == KafkaError.TOPIC_AUTHORIZATION_FAILED:
+                raise denied(error, "READ", topic=self._topic)
             elif error.fatal():
                 raise KafkaException(error)
             else:

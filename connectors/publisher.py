@@ -239,7 +239,7 @@ class TransactionalPublisher:
             await self._produce(producer, records)
             await self._run(self._commit, producer, offsets, still_ours)
         except KafkaException as error:
-            return await self._after(self._settle_failure, producer, error.args[0])
+            return await self._after(self._settle_failure, producer, error.args[0], records)
         except _StuckError:
             await self._replace()
             return False
@@ -322,9 +322,11 @@ class TransactionalPublisher:
         ):  # what was committed is committed; the next publish says what is wrong
             self._begin(producer)
 
-    def _settle_failure(self, producer: Producer, error: KafkaError) -> None:
+    def _settle_failure(self, producer: Producer, error: KafkaError, records: Sequence[Out]) -> None:
         """Abort, and raise what the caller must know; return when trying again is right."""
         code = error.code()
+        if code in DENIED:
+            raise self._denied(producer, error, records)
         if code in _FENCED or (error.fatal() and self._failed is None):
             raise self._fenced(error)
         self._abort(producer)
@@ -339,6 +341,16 @@ class TransactionalPublisher:
             raise StaleGroupError(error.str())
         else:
             logger.warning("a transaction was aborted and is tried again: %s", error.str())
+
+    def _denied(self, producer: Producer, error: KafkaError, records: Sequence[Out]) -> Exception:
+        """What is denied: the brokers do not say which topic. This producer may not be used after it, since they refuse
+        to abort a transaction to which nothing could be added."""
+        with contextlib.suppress(FencedError):
+            self._abort(producer)
+        operation = "READ" if error.code() == KafkaError.GROUP_AUTHORIZATION_FAILED else "WRITE"
+        names = " or ".join(sorted({topic for topic, *_ in records}))
+        name = self._config["transactional.id"]
+        return denied(error, operation, topic=names, group="of this role", transaction=name)
 
     def _abort(self, producer: Producer) -> None:
         self._begun = False

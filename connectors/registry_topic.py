@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from confluent_kafka import KafkaException
 
 from connectors import registry_rules as rules
-from connectors.admin import apply_topics, check_topics, connected
+from connectors.admin import ClusterError, apply_topics, check_topics, connected
 from connectors.log_reader import KafkaLogReader
 from connectors.publisher import TransactionalPublisher
 from connectors.registry_log import BadRecordError, Change, apply, decode, encode_key, encode_value
@@ -144,6 +144,8 @@ class TopicStore:
             ) from None
         except KafkaException as error:
             raise RegistryUnavailableError(f"the topic {self._topic} cannot be read: {error.args[0].str()}") from None
+        except ClusterError as error:
+            raise RegistryUnavailableError(str(error)) from None
 
     async def _read_next(self, before: asyncio.Task[None] | None) -> None:
         if before is not None:
@@ -197,6 +199,8 @@ class TopicStore:
             raise RefusedError(rules.TOO_LARGE, str(error)) from None
         except KafkaException as error:
             raise RegistryUnavailableError(f"Kafka refuses the record: {error.args[0].str()}") from None
+        except ClusterError as error:
+            raise RegistryUnavailableError(str(error)) from None
 
     async def _write_alone(self, decide: Callable[[State], Decision[T]]) -> T:
         for _ in range(TAKEOVERS_MAX):

@@ -15,9 +15,13 @@ from aiohttp.test_utils import TestServer
 
 from connectors.admin import ClusterError, apply_topics, check_topics
 from connectors.clock import SystemClock
+from connectors.compacted import TableError
 from connectors.feed import Writer
 from connectors.registry import registry_from
+from connectors.registry_rules import Asked
+from connectors.registry_topic import TopicStore, prepare_topic
 from schemas.codec import own_schema, wire_header
+from schemas.errors import RegistryUnavailableError
 from schemas.event import Event, encode_event
 from schemas.replay import Replay, Selection, encode_replay
 from schemas.subscription import Subscription
@@ -233,6 +237,101 @@ async def test_a_right_that_is_missing_is_named(
     finally:
         cluster.revoke_all()
     assert said.replace("hooks.", prefix) in str(refused.value)
+
+
+def lacking(role: str, *gone: tuple[str, str]) -> list[Right]:
+    """The document's rights, but these operations on these names, as (operation, name), for one role."""
+    left = []
+    for right in rights():
+        taken = {operation for operation, name in gone if (right.role, right.name) == (role, name)}
+        if operations := tuple(each for each in right.operations if each not in taken):
+            left.append(msgspec.structs.replace(right, operations=operations))
+    return left
+
+
+@pytest.mark.parametrize(
+    ("operation", "name", "said"),
+    [
+        ("READ", "hooks.subscriptions", "denies this user READ on the topic hooks.subscriptions; grant it"),
+        ("READ", "hooks.ingest.seen", "denies this user READ on the topic hooks.ingest.seen; grant it"),
+        (
+            "WRITE",
+            "hooks.distributary.ingest.*",
+            "denies this user WRITE on the transactional id hooks.distributary.ingest.",
+        ),
+    ],
+)
+async def test_an_api_without_a_right_does_not_start_and_names_it(
+    cluster: Secured, prefix: str, operation: str, name: str, said: str
+) -> None:
+    made = settings(cluster, "api", prefix)
+    await apply_topics({"bootstrap.servers": cluster.plain}, made.topics.specs(), 1)
+    cluster.grant(prefix, lacking("api", (operation, name)))
+    try:
+        await in_force(made, but=name)
+        async with asyncio.timeout(60):
+            with pytest.raises((ClusterError, TableError, WorkerError)) as refused:
+                async with api_app(made):
+                    pass
+    finally:
+        cluster.revoke_all()
+    assert said.replace("hooks.", prefix) in str(refused.value)
+
+
+async def test_an_api_that_may_not_write_says_what_it_lacks(cluster: Secured, prefix: str, tmp_path: Path) -> None:
+    pen = "hooks.distributary.control"
+    cluster.grant(prefix, lacking("api", ("WRITE", "hooks.subscriptions"), ("WRITE", "hooks.events"), ("WRITE", pen)))
+    operator = settings(cluster, "operator", prefix)
+    hook = {"url": "https://a.example/hooks", "event_types": ["*"], "tenant": "acme", "verification": "none"}
+    event = {"id": "e1", "type": "order.created", "tenant": "acme", "data": {}}
+    try:
+        await apply_topics(client_config(operator), operator.topics.specs(), 1)
+        (made,) = command(cluster, "operator", prefix, tmp_path).lines("keys", "create", "--operator", "--json")
+        async with api(settings(cluster, "api", prefix), made["key"]) as running:
+            no_pen = await running.ask("POST", "/subscriptions", hook, 503)
+            no_events = await running.ask("POST", "/events", event, 503)
+            cluster.grant(prefix, [right for right in rights() if (right.role, right.name) == ("api", pen)])
+            no_topic = await running.ask("POST", "/subscriptions", hook, 503)
+            cluster.grant(prefix, rights())
+            await running.ask("POST", "/subscriptions", hook, 201)
+    finally:
+        cluster.revoke_all()
+    grants = "grant it (docs/how-to/secure-kafka.md has a table)"
+    denies = "Kafka denies this user WRITE on the"
+    assert no_pen["detail"] == f"{denies} transactional id {prefix}distributary.control; {grants}"
+    assert f"{denies} topic {prefix}events or {prefix}ingest.seen; {grants}" in no_events["detail"]
+    assert no_topic["detail"] == f"{denies} topic {prefix}audit or {prefix}subscriptions; {grants}"
+
+
+@pytest.mark.parametrize("operation", ["READ", "WRITE"])
+async def test_a_registry_without_a_right_names_it(cluster: Secured, prefix: str, operation: str) -> None:
+    topic = f"{prefix}_schemas"
+    anyone = {"bootstrap.servers": cluster.plain}
+    await prepare_topic(anyone, topic, 1)
+    assert await refusal(anyone, topic, "first-value") == ""
+    said = f"denies this user {operation} on the topic {topic}; grant it"
+
+    async def says_so() -> bool:
+        return said in await refusal(client_config(settings(cluster, "registry", prefix)), topic, "second-value")
+
+    cluster.grant(prefix, lacking("registry", (operation, "_schemas")))
+    try:
+        await eventually_async(says_so, timeout_s=60, message=said)
+    finally:
+        cluster.revoke_all()
+
+
+async def refusal(config: dict[str, Any], topic: str, subject: str) -> str:
+    """Why a registry cannot start or take a schema; empty when it can."""
+    store = TopicStore(config, topic)
+    try:
+        await store.start()
+        await store.register_asked(subject, Asked(schema='"string"'))
+    except (ClusterError, RegistryUnavailableError) as error:
+        return str(error)
+    finally:
+        await store.close()
+    return ""
 
 
 @pytest.mark.parametrize(

@@ -345,8 +345,8 @@ async def test_refused_credentials_are_one_sentence(topic: SubscriptionsTopic) -
 @pytest.mark.parametrize(
     ("code", "sentence"),
     [
-        (KafkaError.TOPIC_AUTHORIZATION_FAILED, "denies access to the topic s; grant"),
-        (KafkaError.CLUSTER_AUTHORIZATION_FAILED, "denies access to the topic s; grant"),
+        (KafkaError.TOPIC_AUTHORIZATION_FAILED, "denies this user READ on the topic s; grant it"),
+        (KafkaError.CLUSTER_AUTHORIZATION_FAILED, "denies this user READ on the topic s; grant it"),
         (KafkaError.SASL_AUTHENTICATION_FAILED, "refuses the credentials"),
         (KafkaError._AUTHENTICATION, "refuses the credentials"),
     ],
