@@ -1,8 +1,9 @@
-"""An endpoint that costs as little as possible: answers 204 to every POST, at once or, under `/hang`, after 30 seconds.
+"""An endpoint that costs as little as possible: answers 204 to every POST, at once or, under `/hang`, after 30 seconds;
+under `/down` it answers 503 for as long as it is told to.
 
-What it keeps is asked for: nothing; the times at which POSTs came, by path (8 bytes each); or when which `webhook-id`
-came first. This file does not verify anything; correctness is the demo's and the audit's matter. `Sink` is the side of
-the process that measures.
+What it keeps is asked for: nothing; the times at which POSTs came, by path (8 bytes each); when which `webhook-id` came
+first; or each POST. This file does not verify anything; correctness is the demo's and the audit's matter. `Sink` is the
+side of the process that measures.
 """
 
 from __future__ import annotations
@@ -12,9 +13,9 @@ import contextlib
 import time
 import urllib.request
 from array import array
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
-from typing import Any, Literal, cast
+from typing import Any, Literal, NamedTuple, cast
 
 import orjson
 
@@ -23,9 +24,20 @@ from bench.harness import report
 
 HANG_S = 30.0
 
-Keep = Literal["nothing", "times", "ids"]
+Keep = Literal["nothing", "times", "ids", "posts"]
 
 _ANSWER = b"HTTP/1.1 204 No Content\r\n\r\n"
+_DOWN = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n"
+
+
+class Posted(NamedTuple):
+    """A POST that came: where, which, when (CLOCK_MONOTONIC), how it was answered, and the replay that sent it."""
+
+    path: str
+    id: str
+    at_s: float
+    status: int
+    replay: str
 
 
 class _Memory:
@@ -34,7 +46,10 @@ class _Memory:
     def __init__(self, keep: Keep) -> None:
         self.times: defaultdict[bytes, array[float]] = defaultdict(lambda: array("d"))
         self.ids: dict[bytes, float] = {}
-        self.note: Callable[[bytes, bytes], None] | None = {"nothing": None, "times": self._time, "ids": self._id}[keep]
+        self.posts: list[Posted] = []
+        self.down = False
+        notes = {"nothing": None, "times": self._time, "ids": self._id, "posts": self._post}
+        self.note: Callable[[bytes, bytes], None] | None = notes[keep]
 
     def _time(self, path: bytes, _: bytes) -> None:
         self.times[path].append(time.monotonic())
@@ -42,8 +57,25 @@ class _Memory:
     def _id(self, _: bytes, head: bytes) -> None:
         self.ids.setdefault(_field(head, b"webhook-id"), time.monotonic())
 
-    def about(self, path: bytes) -> dict[str, Any]:
+    def _post(self, path: bytes, head: bytes) -> None:
+        replay = _field(head, b"webhook-replay").decode() if b"\r\nwebhook-replay:" in head else ""
+        status = 503 if self.is_down(path) else 204
+        self.posts.append(Posted(path.decode(), _field(head, b"webhook-id").decode(), time.monotonic(), status, replay))
+
+    def is_down(self, path: bytes) -> bool:
+        """Whether a POST there fails."""
+        return self.down and path.startswith(b"/down")
+
+    def about(self, path: bytes) -> Any:
         """The answer to a GET."""
+        if path.startswith(b"/turn/"):
+            self.down = path == b"/turn/down"
+            return {}
+        if path.startswith(b"/posts/"):
+            under = path[len(b"/posts") :].decode()
+            return [list(each) for each in self.posts if each.path.startswith(under)]
+        if path == b"/counts" and self.posts:  # of those that were taken
+            return Counter(each.path for each in self.posts if each.status == 204)
         if path == b"/counts":
             return {name.decode(): len(times) for name, times in self.times.items()}
         if path == b"/times":
@@ -81,7 +113,7 @@ class _Connection(asyncio.Protocol):
             if path.startswith(b"/hang"):
                 asyncio.get_running_loop().call_later(HANG_S, self._answer_late)
             else:
-                self._transport.write(_ANSWER)
+                self._transport.write(_DOWN if self._memory.is_down(path) else _ANSWER)
         self._buffer = buffer
 
     def _answer_late(self) -> None:
@@ -97,7 +129,7 @@ def _field(head: bytes, name: bytes) -> bytes:
 
 async def serve(keep: Keep) -> None:
     """A role: reports its port, and serves until it is ended. GET `/counts` and `/times` are by path, `/ids` is by
-    `webhook-id`."""
+    `webhook-id`, `/posts/<path>` are those whose path begins so. `/turn/down` and `/turn/up` are orders to `/down`."""
     memory = _Memory(keep)
     loop = asyncio.get_running_loop()
     server: Any = await loop.create_server(lambda: _Connection(memory), "127.0.0.1", 0, backlog=1024)
@@ -129,6 +161,14 @@ class Sink:
     def ids(self) -> dict[str, float]:
         """When each delivery came first, by `webhook-id`."""
         return dict(self._ask("/ids"))
+
+    def posts(self, under: str) -> list[Posted]:
+        """The POSTs for paths that begin so, as they came."""
+        return [Posted(*row) for row in self._ask(f"/posts{under}")]
+
+    def turn(self, *, down: bool) -> None:
+        """From now on, what is under `/down` fails, or does not."""
+        self._ask("/turn/down" if down else "/turn/up")
 
     def _ask(self, path: str) -> Any:
         with urllib.request.urlopen(self.url(path)) as answer:

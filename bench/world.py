@@ -92,9 +92,9 @@ def make_world(bootstrap: str, partitions: int, wanted: Sequence[Subscription] =
 # --- roles --------------------------------------------------------------------------------------------------
 
 
-async def worker(bootstrap: str, prefix: str, partitions: int, part: Role, **extra: Any) -> None:
-    """A role: a worker of one role; `extra` are further settings. Reports its memory in MiB when it is ready, and its
-    peak once it has stopped in order, which it does on SIGTERM."""
+async def worker(bootstrap: str, prefix: str, partitions: int, part: Role | list[Role], **extra: Any) -> None:
+    """A role: a worker of one role, or more; `extra` are further settings. Reports its memory in MiB when it is ready,
+    and its peak once it has stopped in order, which it does on SIGTERM."""
     process = psutil.Process()
     peak = 0
 
@@ -113,7 +113,8 @@ async def worker(bootstrap: str, prefix: str, partitions: int, part: Role, **ext
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
     watching = asyncio.create_task(watch())
     chosen = settings(bootstrap, prefix, partitions, **extra)
-    await Worker(chosen, [part], on_ready=lambda: report(rss() / (1 << 20))).run(stop)
+    roles = [part] if isinstance(part, str) else part
+    await Worker(chosen, roles, on_ready=lambda: report(rss() / (1 << 20))).run(stop)
     watching.cancel()
     report(peak / (1 << 20))
 
