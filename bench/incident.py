@@ -28,11 +28,11 @@ from confluent_kafka import Consumer, TopicPartition
 from bench import harness
 from bench.sink import Posted, Sink, sink, wait_until
 from bench.world import World, event, make_world, subscription
-from schemas.dead_letter import DeadLetter, decode_dead_letter
 from schemas.ids import delivery_id
 
 ENDPOINTS = 50
 PATIENCE_S = 180.0
+LETTERS_MAX = 100_000
 
 #: The command line: JSON lines of what it prints.
 Command = Callable[..., list[Any]]
@@ -79,14 +79,14 @@ class Traffic:
 
 class Told(msgspec.Struct, frozen=True, kw_only=True):
     """What came of it. `sent` are events, by id; `missing` are delivery ids that were tried as often as the schedule
-    says, in vain; `letters` what was in `deliveries.dead` then, and `letters_after` in the end; `replay` is what the
+    says, in vain; `letters` what `dead list` shows of them then, and `letters_after` in the end; `replay` is what the
     command said of the replay, and `written_ms` are the times of what it wrote to its lane. `before` are the two
     times between which live events are measured before anything happens."""
 
     sent: dict[str, float]
     missing: set[str]
-    letters: list[DeadLetter]
-    letters_after: int
+    letters: list[dict[str, Any]]
+    letters_after: list[dict[str, Any]]
     replay: dict[str, Any]
     written_ms: list[int]
     posts: list[Posted]
@@ -150,7 +150,7 @@ class Incident:
             sent=traffic.sent,
             missing=missing,
             letters=letters,
-            letters_after=len(self._letters()),
+            letters_after=self._listed(),
             replay=replay,
             written_ms=sorted(one.timestamp()[1] for one in self._read(self.world.topics.replay)),
             posts=endpoints.posts("/"),
@@ -175,10 +175,14 @@ class Incident:
 
     # --- as an operator does ------------------------------------------------------------------------------------------
 
-    def _inspected(self) -> list[DeadLetter]:
-        """Every dead letter, once all that was given up is there."""
-        self._wait(lambda: len(self._letters()) >= len(self._exhausted()), "the dead letters are written")
-        return self._letters()
+    def _inspected(self) -> list[dict[str, Any]]:
+        """Its dead letters, once all that was given up is there."""
+        topic = self.world.topics.dead
+        self._wait(lambda: len(self._read(topic)) >= len(self._exhausted()), "the dead letters are written")
+        return self._listed()
+
+    def _listed(self) -> list[dict[str, Any]]:
+        return self._command("dead", "list", "--subscription", self.down, "--limit", str(LETTERS_MAX), "--json")
 
     def _replayed(self) -> dict[str, Any]:
         """By command, followed to its end."""
@@ -187,9 +191,6 @@ class Incident:
         return dict(told)
 
     # --- Kafka --------------------------------------------------------------------------------------------------------
-
-    def _letters(self) -> list[DeadLetter]:
-        return [decode_dead_letter(one.value()) for one in self._read(self.world.topics.dead)]
 
     def _read(self, topic: str) -> list[Any]:
         """All committed records."""
