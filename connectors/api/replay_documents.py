@@ -15,13 +15,11 @@ from connectors.api.deliveries import Moment, to_ms
 from schemas.replay import (
     ENDED,
     EVENT_IDS_MAX,
-    PLACES_MAX,
     RATE_DEFAULT,
     RATE_MAX,
     SUBSCRIPTIONS_MAX,
     WHY_CHARACTERS_MAX,
     WORDS_MAX,
-    Place,
     Progress,
     Replay,
     Selection,
@@ -35,13 +33,6 @@ Id = Annotated[str, Meta(pattern=f"^{ID_PATTERN.pattern}$")]
 
 #: A worker that is there takes an order up sooner.
 ANSWER_MS = 15_000
-
-
-class PlaceGiven(msgspec.Struct, forbid_unknown_fields=True):
-    """Where one dead letter is: a partition of `deliveries.dead`, and an offset in it."""
-
-    partition: Annotated[int, Meta(ge=0, le=1_000_000)]
-    offset: Annotated[int, Meta(ge=0, le=2**63 - 1)]
 
 
 class NewReplay(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
@@ -67,7 +58,6 @@ class NewReplay(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
         tuple[str, ...],
         Meta(max_length=WORDS_MAX, description="dead only: how the last attempt failed, as 5xx or timeout"),
     ] = ()
-    places: Annotated[tuple[PlaceGiven, ...], Meta(max_length=PLACES_MAX, description="dead only: exactly these")] = ()
     replayed: Annotated[bool, Meta(description="Also what a replay has sent before")] = False
     rate_max: Annotated[float, Meta(ge=0, le=RATE_MAX, description="Deliveries a second; 0 for no limit")] = (
         RATE_DEFAULT
@@ -88,7 +78,6 @@ class NewReplay(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
             until_ms=to_ms(self.until),
             reasons=self.reasons,
             error_classes=self.error_classes,
-            places=tuple(Place(each.partition, each.offset) for each in self.places),
             replayed=self.replayed,
         )
 

@@ -14,7 +14,7 @@ import typer
 
 from connectors.api.replay_documents import ReplayView
 from connectors.replay_desk import Wish
-from schemas.replay import RATE_DEFAULT, RATE_MAX, Place, Selection, Source
+from schemas.replay import RATE_DEFAULT, RATE_MAX, Selection, Source
 from streams.cli.options import AsJson, Bootstrap, Prefix, RegistryUrl, load_settings, time_option_ms
 from streams.cli.output import emit, note, say
 from streams.cli.replay_offsets import offsets
@@ -53,9 +53,6 @@ Reason = Annotated[
 ErrorClass = Annotated[
     list[str] | None, typer.Option(help="dead only: last failed as 5xx, 4xx, timeout, ...; may be repeated")
 ]
-DeadPlace = Annotated[
-    list[str] | None, typer.Option("--place", help="dead only: the one at PARTITION:OFFSET; may be repeated")
-]
 Replayed = Annotated[bool, typer.Option("--replayed", help="Also what a replay has sent before")]
 Rate = Annotated[float, typer.Option(min=0, max=RATE_MAX, help="Deliveries a second; 0 for no limit")]
 Why = Annotated[str, typer.Option(help="For people, and the audit trail")]
@@ -74,7 +71,6 @@ def plan(
     until: Until = None,
     reason: Reason = None,
     error_class: ErrorClass = None,
-    place: DeadPlace = None,
     replayed: Replayed = False,
     rate: Rate = RATE_DEFAULT,
     why: Why = "",
@@ -89,7 +85,7 @@ def plan(
     Example: distributary replay plan --subscription acme --since 2026-08-01T12:00:00Z
     """
     selection = selected(
-        source, tenant, subscription, event_type, event, since, until, reason, error_class, place, replayed=replayed
+        source, tenant, subscription, event_type, event, since, until, reason, error_class, replayed=replayed
     )
     settings = load_settings(bootstrap=bootstrap, prefix=prefix, registry_url=registry_url)
     view = run(lambda _: counted(settings, Ordered(selection, rate, why, again)))
@@ -112,7 +108,6 @@ def start(
     until: Until = None,
     reason: Reason = None,
     error_class: ErrorClass = None,
-    place: DeadPlace = None,
     replayed: Replayed = False,
     rate: Rate = RATE_DEFAULT,
     why: Why = "",
@@ -132,7 +127,7 @@ def start(
     Example: distributary replay start --from dead --subscription acme --error-class 5xx --rate 50 --follow
     """
     selection = selected(
-        source, tenant, subscription, event_type, event, since, until, reason, error_class, place, replayed=replayed
+        source, tenant, subscription, event_type, event, since, until, reason, error_class, replayed=replayed
     )
     if id_ is not None and selection != Selection(source="events"):
         raise typer.BadParameter("a plan says itself what it sends; leave the other options out", param_hint="ID")
@@ -270,7 +265,6 @@ def selected(
     until: str | None,
     reasons: list[str] | None,
     error_classes: list[str] | None,
-    places: list[str] | None,
     *,
     replayed: bool,
 ) -> Selection:
@@ -285,16 +279,8 @@ def selected(
         until_ms=time_option_ms(until, "--until") if until else None,
         reasons=tuple(reasons or ()),
         error_classes=tuple(error_classes or ()),
-        places=tuple(map(_place, places or ())),
         replayed=replayed,
     )
-
-
-def _place(text: str) -> Place:
-    partition, colon, offset = text.partition(":")
-    if not (colon and partition.isdecimal() and offset.isdecimal()):
-        raise typer.BadParameter(f"{text!r} is no place such as 3:1207", param_hint="--place")
-    return Place(int(partition), int(offset))
 
 
 def _asked_for(settings: Settings, wanted: Ordered) -> str:

@@ -67,7 +67,7 @@ def what(selection: dict[str, Any]) -> str:
             more = f" and {len(found) - 3} more" if len(found) > 3 else ""
             said.append(f"{words} {', '.join(found[:3])}{more}")
     if selection["places"]:
-        said.append(f"{len(selection['places'])} of them by offset")
+        said.append(f"{len(selection['places'])} of them by their ids")
     if selection["since_ms"] is not None:
         said.append(f"since {iso(selection['since_ms'])}")
     if selection["until_ms"] is not None:

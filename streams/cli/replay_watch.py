@@ -7,7 +7,6 @@ people who watch, and no answers.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Literal, NamedTuple
@@ -88,7 +87,7 @@ def nobody(replay_id: str) -> str:
 
 
 async def watched(desk: ReplayDesk, asked: Asked, replay_id: str, until: Callable[[ReplayView], bool]) -> ReplayView:
-    """The replay when it is as `until` asks for; shows how far it is meanwhile. Left alone when this is cancelled."""
+    """The replay when it is as `until` asks for; shows how far it is meanwhile. Ctrl-C leaves it alone, and says so."""
     view = view_of(desk, asked, replay_id)
     told = ""
     with steps(replay_id, 100) as progress:
@@ -98,18 +97,18 @@ async def watched(desk: ReplayDesk, asked: Asked, replay_id: str, until: Callabl
             if told != step and not watching.is_terminal:
                 note(f"{replay_id}  {state(view)}")
             told = step
-            await asyncio.sleep(LOOK_SECONDS)
+            try:
+                await asyncio.sleep(LOOK_SECONDS)
+            except asyncio.CancelledError:
+                note(f"{replay_id} goes on; `distributary replay show {replay_id}` looks, `pause` and `cancel` stop it")
+                raise
             view = view_of(desk, asked, replay_id)
     return view
 
 
 async def followed(desk: ReplayDesk, asked: Asked, replay_id: str) -> ReplayView:
-    """The replay at its end. Ctrl-C leaves it running, and says so."""
-    try:
-        return await watched(desk, asked, replay_id, lambda view: view.state in ENDED)
-    except asyncio.CancelledError:
-        note(f"{replay_id} goes on; `distributary replay show {replay_id}` looks, `pause` and `cancel` stop it")
-        raise
+    """The replay at its end."""
+    return await watched(desk, asked, replay_id, lambda view: view.state in ENDED)
 
 
 class Ordered(NamedTuple):
@@ -171,10 +170,13 @@ async def change(settings: Settings, replay_id: str, wish: Wish, rate_max: float
         if not await taken_up(desk, asked, replay_id):
             note(nobody(replay_id))
             return view_of(desk, asked, replay_id)
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(ANSWER_SECONDS):
-                return await watched(desk, asked, replay_id, lambda view: view.state == wish or view.state in ENDED)
-        return view_of(desk, asked, replay_id)
+        clock = SystemClock()
+        deadline = clock.monotonic() + ANSWER_SECONDS
+
+        def seen(view: ReplayView) -> bool:
+            return view.state == wish or view.state in ENDED or clock.monotonic() > deadline
+
+        return await watched(desk, asked, replay_id, seen)
 
 
 async def read_all(settings: Settings, tenant: str | None) -> list[ReplayView]:

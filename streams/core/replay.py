@@ -1,4 +1,4 @@
-"""What follows from an order to deliver again: what it selects, its next state, whether it doubles another, its cost.
+"""What follows from an order to deliver again: what it selects, its next state, whether it doubles another.
 
 Pure rules: this file reads nothing, and does not know how deliveries are made (`streams/replay.py` does that).
 """
@@ -149,21 +149,3 @@ def _times(order: Replay) -> tuple[int, int]:
     """[from, to) in milliseconds; what has no end was ordered when it was, and reads nothing of after."""
     until_ms = order.selection.until_ms
     return order.selection.since_ms or 0, order.created_ms + 1 if until_ms is None else until_ms
-
-
-# --- what it costs ----------------------------------------------------------------------------------------------------
-
-
-class Estimate(msgspec.Struct, frozen=True, gc=False):
-    """What is left of a replay: deliveries, bytes in Kafka, and seconds at its rate; None without a cap."""
-
-    deliveries: int
-    bytes: int
-    seconds: float | None
-
-
-def estimate(order: Replay, progress: Progress) -> Estimate:
-    """Of a replay that was counted."""
-    left = 0 if progress.state in ENDED else max(0, progress.counted - progress.sent)
-    size = progress.counted_bytes * left // progress.counted if progress.counted else 0
-    return Estimate(left, size, left / order.rate_max if order.rate_max else None)

@@ -291,7 +291,6 @@ async def test_without_a_worker_it_is_said_that_nobody_answers(kafka: Cluster, p
     assert "no terminal to ask on; add --yes" in cli.fails("replay", "start")
     assert "there is no subscription 'a'" in cli.fails("replay", "start", "--yes", "--subscription", "a")
     assert "leave the other options out" in cli.misused("replay", "start", "rpl_1", "--tenant", "acme")
-    assert "is no place such as 3:1207" in cli.misused("replay", "plan", "--place", "3")
     create = ("subscriptions", "create", "https://a.example/", "--event-type", "*", "--id", "a", "--start-at")
     assert "it is not in the past" in cli.misused(*create, "2999-01-01T00:00:00Z")
     (made,) = cli.lines(*create, "2026-01-01T00:00:00Z", "--json")

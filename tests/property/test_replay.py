@@ -18,7 +18,6 @@ from streams.core.replay import (
     Candidate,
     doubled,
     error_class,
-    estimate,
     may_want,
     next_state,
     selects,
@@ -187,13 +186,3 @@ def test_the_guard_sees_equal_selections_that_deliver(other: Replay, state: Stat
     others = [(mine, None), (other, None if state is None else Progress(id="rpl_2", state=state))]
     assert doubled(mine, others) == (other if is_doubled else None)
     assert doubled(msgspec.structs.replace(mine, again=True), others) is None
-
-
-def test_the_estimate() -> None:
-    slow = msgspec.structs.replace(order(), rate_max=10.0)
-    fast = msgspec.structs.replace(order(), rate_max=0.0)
-    progress = Progress(id="rpl_1", state="running", counted=100, counted_bytes=50_000, sent=40)
-    assert msgspec.structs.astuple(estimate(slow, progress)) == (60, 30_000, 6.0)
-    assert msgspec.structs.astuple(estimate(fast, progress)) == (60, 30_000, None)
-    assert estimate(slow, Progress(id="rpl_1", state="planned")).deliveries == 0
-    assert estimate(slow, msgspec.structs.replace(progress, state="done")).deliveries == 0

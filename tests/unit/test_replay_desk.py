@@ -23,7 +23,7 @@ from connectors.replay_desk import (
 from schemas.access import SCOPES, Principal
 from schemas.audit import Asked, decode_audit
 from schemas.codec import wire_header
-from schemas.replay import InvalidReplayError, Place, Progress, Replay, Selection, Span, State, decode_replay
+from schemas.replay import InvalidReplayError, Progress, Replay, Selection, Span, State, decode_replay
 from schemas.subscription import Subscription
 from schemas.topics import Topics
 from streams.core.replay import doubled, may_want
@@ -205,7 +205,7 @@ def test_a_subscription_starts_in_the_past() -> None:
 def test_what_is_asked_for_over_http_becomes_a_selection() -> None:
     body = msgspec.json.decode(
         '{"source": "dead", "since": "1970-01-01T00:00:01Z", "until": "1970-01-01T02:00:02+02:00",'
-        ' "places": [{"partition": 1, "offset": 2}], "reasons": ["exhausted"], "error_classes": ["5xx"]}',
+        ' "reasons": ["exhausted"], "error_classes": ["5xx"]}',
         type=NewReplay,
     )
     assert body.selection("acme") == Selection(
@@ -213,7 +213,6 @@ def test_what_is_asked_for_over_http_becomes_a_selection() -> None:
         tenant="acme",
         since_ms=1_000,
         until_ms=2_000,
-        places=(Place(1, 2),),
         reasons=("exhausted",),
         error_classes=("5xx",),
     )
