@@ -184,6 +184,16 @@ def test_a_stop_does_not_wait_for_it_longer_than_told(collector: Collector, capl
     assert tracer.dropped == 6
 
 
+def test_a_stop_ends_its_waiting_to_try_again(collector: Collector) -> None:
+    collector.status = 503
+    tracer = made(collector)
+    end(tracer, BATCH_SPANS)
+    eventually(lambda: collector.headers)
+    tracer.close(0.01)
+    eventually(lambda: not tracer._queue._thread.is_alive(), timeout_s=5)  # it would try for ten
+    assert (tracer.sent, tracer.dropped) == (0, BATCH_SPANS)
+
+
 def test_why_a_collector_does_not_answer(collector: Collector) -> None:
     assert why_not(collector.url, {"x-key": "1"}, 5) == ""
     assert collector.headers[0]["x-key"] == "1"

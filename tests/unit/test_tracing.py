@@ -91,13 +91,16 @@ async def test_every_try_has_its_span_and_the_receiver_gets_that_one() -> None:
 async def test_a_settlement_lasts_until_it_is_durable() -> None:
     world, tracer = traced()
     world.table.put(subscription())
-    await world.admit(fresh(1, traceparent=SAMPLED))  # nobody writes groups yet
+    world.settler._group_entries_max = 1
+    seen: list[list[bool]] = []
+    await world.admit(*(fresh(number, traceparent=SAMPLED) for number in (1, 2)))  # nobody writes groups yet
     await turns()
-    (commit,) = [span for span in tracer.spans if span.name == COMMIT]
-    assert not commit.ended
+    commits = [span for span in tracer.spans if span.name == COMMIT]
+    assert [span.ended for span in commits] == [False, False]
+    world.settler.on_settled(lambda: seen.append([span.ended for span in commits]))
     async with world.running():
         await world.settled()
-    assert commit.ended
+    assert seen == [[True, False], [True, True]]
 
 
 async def test_an_unsampled_trace_goes_on_as_it_is() -> None:
