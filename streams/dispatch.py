@@ -261,7 +261,8 @@ class Dispatch:
                     self._block(intake, None)
                 self._relieve_later()
                 return
-            if self._settler.backlog > limits.admitted_max:
+            settler = self._settler
+            if settler.backlog > limits.admitted_max or settler.backlog_bytes > limits.admitted_bytes_max:
                 if intake.replay:
                     self._block(intake, None)
                 return

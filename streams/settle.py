@@ -22,7 +22,8 @@ logger = logging.getLogger(__name__)
 
 _STALE_PAUSE_S = 0.1  # a poll of the consumer, which is what refreshes the group metadata
 
-Entry = tuple[str, int, OffsetLedger, Sequence[int], Sequence[Out]]
+#: Topic, partition, ledger, offsets, records, and the bytes of these.
+Entry = tuple[str, int, OffsetLedger, Sequence[int], Sequence[Out], int]
 
 
 class Settler:
@@ -34,15 +35,21 @@ class Settler:
         *,
         group_records_max: int = 5_000,
         group_entries_max: int = 2_000,
+        group_bytes_max: int = 16 << 20,
         backlog_records_max: int = 20_000,
+        backlog_bytes_max: int = 64 << 20,
     ) -> None:
-        """At most so many records and entries a transaction; `room()` waits while more than the backlog is gathered."""
+        """At most so many records, entries and bytes of values a transaction, of which the last entry may exceed the
+        bound; `room()` waits while more than the backlog is gathered."""
         self._publisher = publisher
         self._group_records_max = group_records_max
         self._group_entries_max = group_entries_max
+        self._group_bytes_max = group_bytes_max
         self._backlog_records_max = backlog_records_max
+        self._backlog_bytes_max = backlog_bytes_max
         self._entries: deque[Entry] = deque()
         self._backlog = 0  # records gathered or being written, an entry without records counting as one
+        self._backlog_bytes = 0  # of their values
         self._settled = 0  # records durable or void, ever
         self._since: float | None = None  # the loop's time at which the present transaction was begun
         self._wake = asyncio.Event()
@@ -61,14 +68,24 @@ class Settler:
         self, topic: str, partition: int, ledger: OffsetLedger, offsets: Sequence[int], records: Sequence[Out]
     ) -> None:
         """The offsets of this partition come to these records (none, when there is nothing to say)."""
-        self._entries.append((topic, partition, ledger, offsets, records))
+        size = 0
+        for record in records:
+            if record[2]:
+                size += len(record[2])
+        self._entries.append((topic, partition, ledger, offsets, records, size))
         self._backlog += len(records) or 1
+        self._backlog_bytes += size
         self._wake.set()
 
     @property
     def backlog(self) -> int:
         """Records not yet durable."""
         return self._backlog
+
+    @property
+    def backlog_bytes(self) -> int:
+        """Of the values of records not yet durable."""
+        return self._backlog_bytes
 
     def ticket(self) -> int:
         """What `settled` must reach for all that was handed over so far to be durable or void."""
@@ -86,7 +103,7 @@ class Settler:
 
     async def room(self) -> None:
         """Wait while the backlog is above its bound."""
-        while self._backlog > self._backlog_records_max:
+        while self._backlog > self._backlog_records_max or self._backlog_bytes > self._backlog_bytes_max:
             self._changed.clear()
             await self._changed.wait()
 
@@ -101,34 +118,42 @@ class Settler:
         """Write groups until cancelled. Raises what the publisher cannot wait out: the worker must stop then."""
         while True:
             await self._wake.wait()
-            group, size = self._take()
+            group, records, size = self._take()
             self._since = asyncio.get_running_loop().time()
             await self._publish(group)
             self.seconds.observe(round(self.busy_s * 1_000_000))
             self._since = None
-            self._backlog -= size
-            self._settled += size
+            self._backlog -= records
+            self._backlog_bytes -= size
+            self._settled += records
             self._changed.set()
             for listener in self._listeners:
                 listener()
 
-    def _take(self) -> tuple[list[Entry], int]:
+    def _take(self) -> tuple[list[Entry], int, int]:
+        """A group, with its records and bytes."""
         entries = self._entries
         group: list[Entry] = []
-        size = 0
-        while entries and size < self._group_records_max and len(group) < self._group_entries_max:
+        records = size = 0
+        while (
+            entries
+            and records < self._group_records_max
+            and len(group) < self._group_entries_max
+            and size < self._group_bytes_max
+        ):
             entry = entries.popleft()
             group.append(entry)
-            size += len(entry[4]) or 1
+            records += len(entry[4]) or 1
+            size += entry[5]
         if not entries:
             self._wake.clear()
-        return group, size
+        return group, records, size
 
     async def _publish(self, group: list[Entry]) -> None:
         while True:
             records: list[Out] = []
             ledgers: dict[tuple[str, int], OffsetLedger] = {}
-            for topic, partition, ledger, offsets, outs in group:
+            for topic, partition, ledger, offsets, outs, _ in group:
                 # A partition given up meanwhile is somebody else's: its results are void, its records come again there.
                 if ledger.live:
                     ledger.finish_all(offsets)

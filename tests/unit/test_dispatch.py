@@ -124,9 +124,9 @@ class Stage(World):
         return [posted.headers["webhook-id"] for posted in self.sender.posted]
 
 
-def fresh(number: int = 1, subscription_id: str = "sub_1", **event: Any) -> bytes:
+def fresh(number: int = 1, subscription_id: str = "sub_1", *, body: bytes = b"", **event: Any) -> bytes:
     made = Event(f"evt_{number}", "order.created", "default", 1_700_000_000_000, b'{"n":1}', **event)
-    tail = encode_tail(made, RECEIVED_MS, "application/json", b'{"n":%d}' % number)
+    tail = encode_tail(made, RECEIVED_MS, "application/json", body or b'{"n":%d}' % number)
     identifier = delivery_id(made.id, subscription_id)
     return encode_fresh(WIRE.v1, identifier, put_string(subscription_id) + FRESH, tail)
 
@@ -627,14 +627,15 @@ async def test_a_busy_worker_takes_the_rest_of_a_frame_later() -> None:
     assert len(set(world.posted_ids())) == 25
 
 
-async def test_a_settler_that_falls_behind_stops_admission() -> None:
-    world = Stage(admitted_max=10)
+@pytest.mark.parametrize(("limits", "most"), [({"admitted_max": 10}, 21), ({"admitted_bytes_max": 5_000}, 70)])
+async def test_a_settler_that_falls_behind_stops_admission(limits: dict[str, Any], most: int) -> None:
+    world = Stage(**limits)
     world.table.put(subscription(max_in_flight=100))
     world.kafka.answers.clear()
     async with world.running():
-        admitting = asyncio.create_task(world.admit(*(fresh(n) for n in range(100))))
+        admitting = asyncio.create_task(world.admit(*(fresh(n, body=b"x" * 500) for n in range(100))))
         await turns()
-        assert 10 <= len(world.sender.posted) <= 21
+        assert 10 <= len(world.sender.posted) <= most
         world.kafka.answers.set()
         await asyncio.wait_for(admitting, 5)
         await world.settled()

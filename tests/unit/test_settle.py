@@ -71,7 +71,10 @@ async def test_what_gathers_during_a_transaction_is_the_next_one() -> None:
     assert (world.position(SOURCE, 0), world.position(SOURCE, 1)) == (2, 2)
 
 
-@pytest.mark.parametrize(("limits", "transactions"), [({"group_records_max": 4}, 5), ({"group_entries_max": 1}, 10)])
+@pytest.mark.parametrize(
+    ("limits", "transactions"),
+    [({"group_records_max": 4}, 5), ({"group_entries_max": 1}, 10), ({"group_bytes_max": 4}, 5)],
+)
 async def test_groups_are_bounded_and_keep_the_order(limits: dict[str, int], transactions: int) -> None:
     world = World(**limits)
     ledger = opened(10)
@@ -162,6 +165,24 @@ async def test_room_waits_while_the_backlog_is_above_its_bound() -> None:
         await asyncio.wait_for(asyncio.gather(*waiters), 5)
         await world.settler.flush()
         assert world.settler.backlog == 0
+
+
+async def test_room_waits_for_bytes_too() -> None:
+    world = World(backlog_bytes_max=8)
+    ledger = opened(3)
+    world.kafka.answers.clear()
+    async with world.running():
+        world.settler.settle(SOURCE, 0, ledger, (0,), (out(b"12345678"), (SOURCE, b"key", None, -1, None)))
+        await asyncio.wait_for(world.settler.room(), 1)
+        world.settler.settle(SOURCE, 0, ledger, (1,), (out(b"9"),))
+        assert world.settler.backlog_bytes == 9
+        waiter = asyncio.create_task(world.settler.room())
+        await turns()
+        assert not waiter.done()
+        world.kafka.answers.set()
+        await asyncio.wait_for(waiter, 5)
+        await world.settler.flush()
+        assert world.settler.backlog_bytes == 0
 
 
 async def test_listeners_are_called_after_every_transaction_when_it_is_durable() -> None:
