@@ -97,7 +97,8 @@ _DELIVERY = (
     Metric(
         "distributary_oldest_undelivered_seconds",
         "gauge",
-        "Age of the oldest event that is not delivered yet, of the subscriptions where it is oldest.",
+        "Age of the oldest event that is not delivered yet (of what is parked: since it was), of the subscriptions "
+        "where it is oldest.",
         ("subscription",),
     ),
     Metric(

@@ -72,10 +72,13 @@ class Site:
         *,
         partition: int = -1,
         headers: Headers | None = None,
+        timestamp_ms: int | None = None,
     ) -> None:
-        """(key, value) records, durable on return."""
+        """(key, value) records, durable on return; written now unless `timestamp_ms` says when."""
         for key, value in records:
             more: Any = {"headers": headers} if headers else {}
+            if timestamp_ms is not None:
+                more["timestamp"] = timestamp_ms
             while True:
                 try:
                     self._producer.produce(topic, value, key, partition, **more)

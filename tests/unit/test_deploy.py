@@ -1,72 +1,25 @@
-"""The dashboard and the alert rules name metrics that exist, and every rule fires in a test that causes its condition.
+"""The dashboard and the alert rules name metrics that exist, and the rules' own examples hold.
 
-promtool is the machine's, or that of Debian's prometheus package, fetched once. Where neither can be had, what needs it
-is skipped.
+What causes the conditions of the rules in a real system is in tests/integration/test_alerts.py.
 """
 
 from __future__ import annotations
 
 import json
 import re
-import shutil
-import subprocess
-import tempfile
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
 
 from schemas.metrics import METRICS, PROCESS
 from tests.docs import ROOT, tables
+from tests.promtool import DEPLOY, PROMETHEUS, alerts, promtool, run
 
-DEPLOY = ROOT / "deploy"
-PROMETHEUS = DEPLOY / "prometheus"
-RULES = PROMETHEUS / "alerts.yml"
-FETCH_SECONDS = 30
+__all__ = ["promtool"]  # a fixture
+
 #: What Prometheus adds to the name of a histogram.
 PARTS = ("_bucket", "_sum", "_count")
-
-
-@pytest.fixture(scope="session")
-def promtool() -> str:
-    found = shutil.which("promtool") or _fetched()
-    if found is None:
-        pytest.skip("there is no promtool here, and Debian's prometheus package cannot be fetched")
-    return found
-
-
-def _fetched() -> str | None:
-    """Debian's, unpacked without installing it, and kept for the next run."""
-    kept = Path.home() / ".cache" / "distributary" / "promtool"
-    if kept.exists():
-        return str(kept)
-    if not (shutil.which("apt-get") and shutil.which("dpkg-deb")):
-        return None
-    kept.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=kept.parent) as directory:
-        for command in (
-            ["apt-get", "download", "prometheus"],
-            ["apt-get", "update"],
-            ["apt-get", "download", "prometheus"],
-        ):
-            try:
-                subprocess.run(command, cwd=directory, capture_output=True, check=False, timeout=FETCH_SECONDS)
-            except subprocess.TimeoutExpired:
-                return None
-            if packages := list(Path(directory).glob("prometheus_*.deb")):
-                subprocess.run(["dpkg-deb", "-x", packages[0], directory], capture_output=True, check=True)
-                (Path(directory) / "usr/bin/promtool").rename(kept)
-                return str(kept)
-    return None
-
-
-def run(promtool: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([promtool, *arguments], cwd=PROMETHEUS, capture_output=True, text=True, check=False)
-
-
-def alerts() -> list[dict[str, Any]]:
-    return [rule for group in yaml.safe_load(RULES.read_text())["groups"] for rule in group["rules"]]
 
 
 def queries() -> list[str]:
