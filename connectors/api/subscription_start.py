@@ -10,6 +10,7 @@ import msgspec
 
 from connectors.api.control import Control
 from connectors.api.deliveries import Moment, to_ms
+from connectors.api.principal import challenge
 from connectors.api.problems import ProblemError, invalid
 from connectors.api.routes import Call
 from connectors.replay_desk import ReplayConflictError, ReplayDesk, start_of
@@ -41,7 +42,8 @@ def start_asked(call: Call) -> Start | None:
     if text is msgspec.UNSET:
         return None
     if not call.principal.may(SCOPE):
-        raise ProblemError(403, f"start_at needs the scope {SCOPE}, which this key lacks; use one that has it")
+        lacking = f"start_at needs the scope {SCOPE}, which this key lacks; use one that has it"
+        raise ProblemError(403, lacking, headers=challenge("insufficient_scope", SCOPE))
     return Start(None if text == EARLIEST else _past_ms(call, text), call.get(ReplayDesk).new_id())
 
 

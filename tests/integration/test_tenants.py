@@ -388,6 +388,10 @@ async def test_without_its_scope_a_route_is_forbidden(town: Town) -> None:
         status, document, headers = await town.ask(f"without {route.scope}", route.method, path_of(route))
         assert (status, document["detail"]) == (403, f"this key lacks the scope {route.scope}; use one that has it")
         assert f'error="insufficient_scope", scope="{route.scope}"' in headers["WWW-Authenticate"]
+    starts = SUBSCRIPTION | {"start_at": "earliest"}  # it orders a replay besides
+    status, document, headers = await town.ask("without replays:write", "POST", "/v1/subscriptions", starts)
+    assert (status, document["detail"].split(",")[0]) == (403, "start_at needs the scope replays:write")
+    assert 'error="insufficient_scope", scope="replays:write"' in headers["WWW-Authenticate"]
 
 
 @pytest.mark.parametrize("path", UNNAMED)
