@@ -108,13 +108,13 @@ class OtelTracer:
         instance: str = "",
     ) -> None:
         """`endpoint` as http://collector:4318, or with the path; `ratio` of the new traces are recorded; `instance` is
-        this process's name. None for what the variables say."""
-        self._queue = _SpanQueue(_exporter(endpoint, headers), monotonic)
+        this process's name. None for what the variables say; ValueError where they make no sense."""
         resource = Resource.create({SERVICE_INSTANCE_ID: instance} if instance else {})
         if str(resource.attributes.get(SERVICE_NAME, "unknown_service")).startswith("unknown_service"):
             resource = resource.merge(Resource({SERVICE_NAME: "distributary"}))
         sampler = None if ratio is None else ParentBased(TraceIdRatioBased(ratio))
         provider = TracerProvider(sampler=sampler, resource=resource, shutdown_on_exit=False)
+        self._queue = _SpanQueue(_exporter(endpoint, headers), monotonic)
         provider.add_span_processor(self._queue)
         self._parents_decide = isinstance(provider.sampler, ParentBased)
         self._tracer = provider.get_tracer("distributary")
@@ -237,12 +237,13 @@ Exporting = tuple[OTLPSpanExporter, _Session]
 def _exporter(
     endpoint: str | None, headers: Mapping[str, str] | None, timeout_s: float | None = None, *, once: bool = False
 ) -> Exporting:
-    # It logs every failure, with what is not for people; we tell of them now and then.
-    logging.getLogger("opentelemetry.exporter").setLevel(logging.CRITICAL)
     if timeout_s is None and not any(os.environ.get(name) for name in _TIMEOUTS):
         timeout_s = TIMEOUT_S
     session = _Session(once=once)
-    return OTLPSpanExporter(asked(endpoint), headers=headers, timeout=timeout_s, session=session), session
+    exporter = OTLPSpanExporter(asked(endpoint), headers=headers, timeout=timeout_s, session=session)
+    # From here on it would log every failure, with what is not for people; we tell of them now and then.
+    logging.getLogger("opentelemetry.exporter").setLevel(logging.CRITICAL)
+    return exporter, session
 
 
 class _SpanQueue(SpanProcessor):

@@ -131,17 +131,21 @@ def otel() -> ModuleType:
 
 
 def make_tracer(settings: Settings) -> OtelTracer | None:
-    """What sends spans; None where traces are off, which costs not even an import. WorkerError without the extra."""
+    """What sends spans; None where traces are off, which costs not even an import. WorkerError without the extra, or
+    with variables of OpenTelemetry that make no sense."""
     if not settings.traces or os.environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
         return None
-    tracer: OtelTracer = otel().OtelTracer(
-        monotonic=SystemClock().monotonic,
-        endpoint=settings.traces_endpoint,
-        headers=settings.traces_headers,
-        ratio=settings.traces_ratio,
-        instance=settings.worker_name,
-    )
-    return tracer
+    make: type[OtelTracer] = otel().OtelTracer
+    try:
+        return make(
+            monotonic=SystemClock().monotonic,
+            endpoint=settings.traces_endpoint,
+            headers=settings.traces_headers,
+            ratio=settings.traces_ratio,
+            instance=settings.worker_name,
+        )
+    except ValueError as error:
+        raise WorkerError(f"OpenTelemetry does not take one of its variables: {error}; correct it") from None
 
 
 def make_registry(settings: Settings) -> FolderRegistry | ConfluentRegistry:

@@ -47,7 +47,7 @@ from schemas.ids import event_id
 from schemas.json_check import JsonCheck
 from schemas.seen import digest_of
 from schemas.topics import EVENT_BYTES_MAX
-from schemas.trace_context import usable_tracestate
+from schemas.trace_context import TRACEPARENT, usable_tracestate
 
 BODY_BYTES_MAX = 16 << 20
 KEY_LENGTH_MAX = 255
@@ -253,7 +253,10 @@ ROUTES = [
         media=MEDIA,
         body_bytes_max=BODY_BYTES_MAX,
         query=EventsQuery,
-        headers=(Header(IDEMPOTENCY_KEY, "Chosen by you for this request and its retries: they publish once"),),
+        headers=(
+            Header(IDEMPOTENCY_KEY, "Chosen by you for this request and its retries: they publish once"),
+            Header(TRACEPARENT, "W3C trace context, for events that have none of their own"),
+        ),
         answers={
             202: Answer(
                 type=EventsAccepted,

@@ -118,6 +118,13 @@ def test_opentelemetrys_own_switch_turns_it_off(monkeypatch: pytest.MonkeyPatch)
     assert make_tracer(Settings(traces=True)) is None
 
 
+def test_a_variable_that_makes_no_sense_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT", "many")
+    said = "OpenTelemetry does not take one of its variables: OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT must be .*; correct it"
+    with pytest.raises(WorkerError, match=said):
+        make_tracer(Settings(traces=True))
+
+
 def test_without_the_extra_there_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "connectors.otel")
     monkeypatch.delattr(connectors, "otel")
