@@ -131,7 +131,7 @@ def replay_view(order: Replay, progress: Progress | None, now_ms: int) -> Replay
         seconds = math.ceil(max(0, counted - now.sent) / order.rate_max)
     detail = now.detail
     if progress is not None and not detail and now.state == "waiting":
-        detail = "until its subscription may be sent something"
+        detail = "until all workers know its subscription, and something may be sent to it"
     if progress is None and not detail and now.state == "waiting" and now_ms - order.created_ms > ANSWER_MS:
         detail = "no worker with the role replay has looked at it yet"
     return ReplayView(

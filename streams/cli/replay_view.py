@@ -40,7 +40,7 @@ def state(view: ReplayView) -> str:
         said.append(f"{view.counted:,} to send")
     if view.skipped:
         said.append(f"{view.skipped:,} skipped")
-    if view.seconds_left is not None:
+    if view.seconds_left is not None and view.state in ("running", "paused"):
         said.append(f"about {duration(view.seconds_left)} left")
     if view.detail:
         said.append(view.detail)
