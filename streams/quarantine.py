@@ -1,7 +1,7 @@
 """Quarantine: the record that keeps what cannot be decoded or routed, with its original key, value and headers and why.
 
 Used by every stage, so that each bad record is counted, logged and kept in the same way; and what is written when one
-of them is resent. This file does not decide what is bad, or what is mended.
+of them is resent or discarded. This file does not decide what is bad, or what is mended.
 """
 
 from __future__ import annotations
@@ -30,6 +30,10 @@ ORIGINAL_OFFSET = "distributary-original-offset"
 #: Header of a marker: a record without a value, in the partition of the quarantined record that it says was resent,
 #: with that record's offset.
 RESENT = "distributary-resent"
+#: The same of one that was discarded, with who and why.
+DISCARDED = "distributary-discarded"
+BY = "distributary-by"
+WHY = "distributary-why"
 
 
 def quarantined(
@@ -67,3 +71,10 @@ def resent(
         ]
     marker: Headers = [(RESENT, str(place[2]).encode())]
     return [(topic, key, value, partition, kept), (place[0], key, None, place[1], marker)]
+
+
+def discarded(place: tuple[str, int, int], key: bytes | None, by: str, why: str) -> Out:
+    """The marker that says who discarded the quarantined record at `place`, and why. The record stays."""
+    topic, partition, offset = place
+    marker: Headers = [(DISCARDED, str(offset).encode()), (BY, by.encode()), (WHY, why.encode())]
+    return (topic, key, None, partition, marker)

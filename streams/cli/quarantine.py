@@ -1,4 +1,4 @@
-"""`distributary quarantine list | show | resend`: options, and what is printed.
+"""`distributary quarantine list | show | resend | discard`: options, and what is printed.
 
 Which records there are is `quarantine_log.py`'s, what they would be now `quarantine_check.py`'s, and which are resent
 `quarantine_resend.py`'s.
@@ -15,17 +15,30 @@ from typing import Annotated, Any
 
 import typer
 
+from connectors.admin import require_topics
+from schemas.codec import wire_header
+from schemas.replay import WHY_CHARACTERS_MAX
 from streams.cli.options import AsJson, Bootstrap, Prefix, RegistryUrl, load_settings, open_registry, time_option_ms
 from streams.cli.output import emit, note, say, steps
 from streams.cli.quarantine_check import Judge
-from streams.cli.quarantine_log import Filter, Place, Quarantined, Resent, entries, not_there, parse_place
-from streams.cli.quarantine_resend import Selection, Verdict, plan, resender
-from streams.cli.quarantine_view import described, hidden, lines, one_line, page
+from streams.cli.quarantine_log import (
+    Discarded,
+    Filter,
+    Place,
+    Quarantined,
+    Resent,
+    entries,
+    not_there,
+    parse_place,
+)
+from streams.cli.quarantine_resend import Audit, Selection, Verdict, left, plan, resender
+from streams.cli.quarantine_view import described, hidden, lines, one_line, page, told
 from streams.cli.running import CommandError, run
+from streams.cli.writing import asking
 from streams.settings import Settings
-from streams.wiring import client_config
+from streams.wiring import client_config, register_own_schemas
 
-app = typer.Typer(help="Look at quarantined records and resend those that are mended.", no_args_is_help=True)
+app = typer.Typer(help="Look at quarantined records, resend what is mended, discard others.", no_args_is_help=True)
 
 Reason = Annotated[str | None, typer.Option(help="Only records with this reason")]
 Topic = Annotated[str | None, typer.Option(help="Only records from this topic, such as events")]
@@ -39,6 +52,7 @@ Until = Annotated[str | None, typer.Option(help="Only records quarantined before
 _SKIPPED_LINES_MAX = 20
 _ALL_THE_SAME = {
     "already_resent": "add --again to resend it once more",
+    "discarded": "add --again to resend it all the same",
     "undecodable": "mend the cause first, or add --force",
     "superseded": "add --force to go back to it all the same",
     "no_source": "read the topic with a consumer to save its value",
@@ -67,16 +81,19 @@ def list_(
     async def main(_: asyncio.Event) -> None:
         newest: list[tuple[int, Place, dict[str, Any]]] = []
         resent: set[Place] = set()
+        discarded: dict[Place, Discarded] = {}
         count = 0
         async for each in entries(client_config(settings), settings.topics.quarantine):
             if isinstance(each, Resent):
                 resent.add(each.place)
+            elif isinstance(each, Discarded):
+                discarded[each.place] = each
             elif wanted.matches(each):
                 count += 1
                 item = (each.time_ms, each.place, described(each))
                 heapq.heappush(newest, item) if len(newest) < limit else heapq.heappushpop(newest, item)
         for _time_ms, place, document in sorted(newest):
-            document["resent"] = place in resent
+            document["resent"], document["discarded"] = place in resent, told(discarded.get(place))
             emit(document) if as_json else say(*one_line(document))
         if count > len(newest):
             note(f"the newest {len(newest)} of {count}; raise --limit for more")
@@ -104,9 +121,10 @@ def show(
     where = parse_place(place, settings.topics.quarantine, settings.prefix)
 
     async def main(_: asyncio.Event) -> tuple[Quarantined, dict[str, Any]]:
-        record, resent = await _find(settings, where)
+        record, resent, discarded = await _find(settings, where)
         async with open_registry(settings) as registry:
-            return record, await page(record, registry, Judge(settings, registry)) | {"resent": resent}
+            document = await page(record, registry, Judge(settings, registry))
+        return record, document | {"resent": resent, "discarded": told(discarded)}
 
     record, document = run(main)
     secret = record.source is not None and record.source.topic == settings.topics.subscriptions and not reveal
@@ -125,19 +143,22 @@ def show(
         sys.stdout.write(f"{line}\n")
 
 
-async def _find(settings: Settings, place: Place) -> tuple[Quarantined, bool]:
-    """The record, and whether it was resent. CommandError."""
+async def _find(settings: Settings, place: Place) -> tuple[Quarantined, bool, Discarded | None]:
+    """The record, whether it was resent, and who discarded it. CommandError."""
     record: Quarantined | None = None
+    discarded: Discarded | None = None
     resent = False
     async for each in entries(client_config(settings), settings.topics.quarantine):
         if each.place == place:
             if isinstance(each, Resent):
                 resent = True
+            elif isinstance(each, Discarded):
+                discarded = each
             else:
                 record = each
     if record is None:
         raise not_there(place)
-    return record, resent
+    return record, resent, discarded
 
 
 @app.command("resend")
@@ -191,10 +212,62 @@ def resend(
         _refuse_skipped(verdicts)
     if not dry_run and count:
         if not selection.places and not yes:
-            _confirm(count)
+            _confirm(count, "resend")
         # Asked anew: what was resent meanwhile is not resent again.
         verdicts = run(lambda _: _resent(settings, selection))
     _report(verdicts, "would_resend" if dry_run else "resent", as_json)
+
+
+@app.command("discard")
+def discard(
+    places: Annotated[
+        list[str] | None, typer.Argument(help="Where they stand, as list prints it", metavar="[PLACE]...")
+    ] = None,
+    reason: Reason = None,
+    topic: Topic = None,
+    partition: Partition = None,
+    since: Since = None,
+    until: Until = None,
+    all_: Annotated[bool, typer.Option("--all", help="All of them")] = False,
+    why: Annotated[str, typer.Option(help="Why, for those who look for it later")] = "",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say how many there are")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask")] = False,
+    bootstrap: Bootstrap = None,
+    prefix: Prefix = None,
+    registry_url: RegistryUrl = None,
+) -> None:
+    """Mark quarantined records as discarded, with who and why. They stay where they are, and can still be resent.
+
+    What was resent or discarded already is left out.
+
+    Example: distributary quarantine discard --reason wrong_magic --why "a test that wrote JSON"
+    """
+    filters = (reason, topic, partition, since, until)
+    if bool(places) + any(each is not None for each in filters) + all_ != 1:
+        raise typer.BadParameter("name records by their PLACE, or filter them, or add --all")
+    if not dry_run and not 0 < len(why.strip()) <= WHY_CHARACTERS_MAX:
+        raise typer.BadParameter(f"say why, in up to {WHY_CHARACTERS_MAX:,} characters", param_hint="--why")
+    settings = load_settings(bootstrap=bootstrap, prefix=prefix, registry_url=registry_url)
+    selection = Selection(
+        places=frozenset(parse_place(each, settings.topics.quarantine, settings.prefix) for each in places or ()),
+        filter=_filter(settings, *filters),
+    )
+    count = len(run(lambda _: left(settings, selection)))
+    if not dry_run and count:
+        if not places and not yes:
+            _confirm(count, "discard")
+        count = run(lambda _: _discarded(settings, selection, why.strip()))
+    say(f"{'would discard' if dry_run else 'discarded'}: {count}", "bold")
+
+
+async def _discarded(settings: Settings, selection: Selection, why: str) -> int:
+    await require_topics(client_config(settings), [settings.topics.audit])
+    async with open_registry(settings) as registry:
+        own = await register_own_schemas(registry, settings.topics)
+    async with resender(settings) as writing:
+        # Asked anew: what was resent meanwhile is not discarded.
+        places = await left(settings, selection)
+        return await writing.discard(places, asking(), why, Audit(settings.topics.audit, wire_header(own.audit_record)))
 
 
 async def _planned(settings: Settings, selection: Selection) -> list[Verdict]:
@@ -216,13 +289,13 @@ def _refuse_skipped(verdicts: list[Verdict]) -> None:
             raise CommandError(f"nothing was resent: {verdict.place}: {verdict.detail}; {_ALL_THE_SAME[verdict.skip]}")
 
 
-def _confirm(count: int) -> None:
+def _confirm(count: int, what: str) -> None:
     if not sys.stdin.isatty():
         raise CommandError(
-            f"this resends {count} records, and there is no terminal to ask on; add --yes, or --dry-run to look"
+            f"this {what}s {count} records, and there is no terminal to ask on; add --yes, or --dry-run to look"
         )
-    if not typer.confirm(f"Resend {count} records?", err=True):
-        raise CommandError("nothing was resent")
+    if not typer.confirm(f"{what.capitalize()} {count} records?", err=True):
+        raise CommandError("nothing was done")
 
 
 def _report(verdicts: list[Verdict], done: str, as_json: bool) -> None:

@@ -1,4 +1,4 @@
-"""`quarantine`: the records of the quarantine topic, where each came from, and which of them were resent.
+"""`quarantine`: the records of the quarantine topic, where each came from, and which were resent or discarded.
 
 This file reads the topic from its start to its end; it decodes no values (`quarantine_check.py`) and writes nothing.
 """
@@ -53,6 +53,15 @@ class Resent(msgspec.Struct, frozen=True):
     place: Place
 
 
+class Discarded(msgspec.Struct, frozen=True):
+    """Says who discarded the record at the place, when, and why."""
+
+    place: Place
+    time_ms: int
+    by: str
+    why: str
+
+
 class Filter(msgspec.Struct, frozen=True):
     """Which records are meant; None does not restrict. Times are inclusive from, exclusive to."""
 
@@ -74,7 +83,10 @@ class Filter(msgspec.Struct, frozen=True):
         )
 
 
-async def entries(config: Mapping[str, Any], topic: str) -> AsyncIterator[Quarantined | Resent]:
+Entry = Quarantined | Resent | Discarded
+
+
+async def entries(config: Mapping[str, Any], topic: str) -> AsyncIterator[Entry]:
     """All committed records up to the end as of now, ascending by offset within a partition. ClusterError."""
     async with (
         Reader(config, [topic], from_beginning=True) as reader,
@@ -85,15 +97,19 @@ async def entries(config: Mapping[str, Any], topic: str) -> AsyncIterator[Quaran
                 yield entry(message)
 
 
-def entry(message: Message) -> Quarantined | Resent:
+def entry(message: Message) -> Entry:
     """What a record of the quarantine topic is."""
     headers: Headers = [(each[0], _raw(each[1])) for each in message.headers() or ()]
     place = Place(message.topic() or "", message.partition() or 0, message.offset() or 0)
     # Marks come last; whatever a producer put there under the same name does not count.
     marks = {name: (value or b"").decode("utf-8", "replace") for name, value in headers}
-    if message.value() is None and quarantine.REASON not in marks and marks.get(quarantine.RESENT, "").isdecimal():
-        return Resent(Place(place.topic, place.partition, int(marks[quarantine.RESENT])))
     kind, time_ms = message.timestamp()
+    if message.value() is None and quarantine.REASON not in marks:
+        if marks.get(quarantine.RESENT, "").isdecimal():
+            return Resent(Place(place.topic, place.partition, int(marks[quarantine.RESENT])))
+        if marks.get(quarantine.DISCARDED, "").isdecimal():
+            about = Place(place.topic, place.partition, int(marks[quarantine.DISCARDED]))
+            return Discarded(about, time_ms if kind else 0, marks.get(quarantine.BY, ""), marks.get(quarantine.WHY, ""))
     source = _place(marks, quarantine.SOURCE_TOPIC, quarantine.SOURCE_PARTITION, quarantine.SOURCE_OFFSET)
     original = _place(marks, quarantine.ORIGINAL_TOPIC, quarantine.ORIGINAL_PARTITION, quarantine.ORIGINAL_OFFSET)
     return Quarantined(

@@ -1,4 +1,5 @@
-"""`quarantine resend`: which records are resent and which are not, and writing them, each with its marker.
+"""`quarantine resend`: which records are resent and which are not, and writing them, each with its marker. And the
+markers of those that `quarantine discard` is about.
 
 Nothing is resent twice by accident: a record and the marker that says that it was resent are written in one
 transaction, by a producer that ends what an earlier command left open, and markers are read after that. This file asks
@@ -7,27 +8,28 @@ nobody and prints nothing.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 
 from connectors.feed import partitions, wait_for_open_transactions
 from connectors.plain_publisher import PlainPublisher
 from connectors.publisher import TransactionalPublisher
+from schemas.audit import Asked, audit_out, audit_record
 from schemas.errors import FencedError, UndecodableError
 from schemas.frame import Out
 from streams import quarantine
 from streams.cli.quarantine_check import Judge
-from streams.cli.quarantine_log import Filter, Place, Quarantined, Resent, entries, not_there
+from streams.cli.quarantine_log import Discarded, Filter, Place, Quarantined, Resent, entries, not_there
 from streams.cli.running import CommandError
 from streams.settings import Settings
 from streams.wiring import client_config
 
-#: Why a record is not resent: it was already; it would come back; a newer subscription would be undone; where it came
-#: from is not known or not there.
-Skip = Literal["already_resent", "undecodable", "superseded", "no_source"]
+#: Why a record is not resent: it was already, or discarded; it would come back; a newer subscription would be undone;
+#: where it came from is not known or not there.
+Skip = Literal["already_resent", "discarded", "undecodable", "superseded", "no_source"]
 #: Of one transaction.
 GROUP_RECORDS = 500
 GROUP_BYTES = 4 << 20
@@ -47,6 +49,13 @@ class Selection(msgspec.Struct, frozen=True):
         return record.place in self.places if self.places else self.filter.matches(record)
 
 
+class Audit(NamedTuple):
+    """Where the records of the audit trail go, and what stands before them (`schemas.codec.wire_header`)."""
+
+    topic: str
+    header: bytes
+
+
 class Verdict(msgspec.Struct, frozen=True):
     """What is done about one record: `skip` is None when it is resent, else why not, with a sentence in `detail`."""
 
@@ -63,9 +72,12 @@ async def plan(settings: Settings, judge: Judge, selection: Selection) -> list[V
     sizes = await partitions(config)
     found: dict[Place, Verdict] = {}
     resent: set[Place] = set()
+    discarded: dict[Place, Discarded] = {}
     async for each in entries(config, topic):
         if isinstance(each, Resent):
             resent.add(each.place)
+        elif isinstance(each, Discarded):
+            discarded[each.place] = each
         elif selection.wants(each):
             found[each.place] = await _verdict(judge, selection, each, sizes)
     if missing := selection.places - found.keys():
@@ -73,7 +85,27 @@ async def plan(settings: Settings, judge: Judge, selection: Selection) -> list[V
     if not selection.again:
         for place in resent & found.keys():
             found[place] = Verdict(place, found[place].source, "already_resent", "it was resent already")
+        for place in discarded.keys() & found.keys() - resent:
+            detail = f"it was discarded by {discarded[place].by}: {discarded[place].why}"
+            found[place] = Verdict(place, found[place].source, "discarded", detail)
     return [verdict for _, verdict in sorted(found.items())]
+
+
+async def left(settings: Settings, selection: Selection) -> set[Place]:
+    """Of the selected records, those that were neither resent nor discarded. CommandError for a place where there is
+    none."""
+    config, topic = client_config(settings), settings.topics.quarantine
+    await wait_for_open_transactions(config, topic)
+    found: set[Place] = set()
+    over: set[Place] = set()
+    async for each in entries(config, topic):
+        if not isinstance(each, Quarantined):
+            over.add(each.place)
+        elif selection.wants(each):
+            found.add(each.place)
+    if missing := selection.places - found:
+        raise not_there(min(missing))
+    return found - over
 
 
 async def _verdict(judge: Judge, selection: Selection, record: Quarantined, sizes: Mapping[str, int]) -> Verdict:
@@ -129,13 +161,38 @@ class Resender:
             await write()
         return done
 
+    async def discard(self, places: Collection[Place], asked: Asked, why: str, audit: Audit) -> int:
+        """Mark what stands at these places, with who and why; how many there were. A group of them and its record in
+        the audit trail are one transaction. Raises as `resend` does."""
+        waiting: list[Quarantined] = []
+        done = 0
+
+        async def write() -> None:
+            nonlocal done
+            named = [str(each.place) for each in waiting]
+            record = audit_record(asked, "discarded", "quarantine", named[0], None, None, {"why": why, "places": named})
+            by = asked.principal.actor
+            marks = [quarantine.discarded(_tuple(each.place), each.key, by, why) for each in waiting]
+            await self._write([*marks, audit_out(audit.topic, audit.header, record)])
+            done += len(waiting)
+            waiting.clear()
+
+        async for each in entries(client_config(self._settings), self._settings.topics.quarantine):
+            if isinstance(each, Quarantined) and each.place in places:
+                waiting.append(each)
+                if len(waiting) >= GROUP_RECORDS:
+                    await write()
+        if waiting:
+            await write()
+        return done
+
     async def _write(self, outs: Sequence[Out]) -> None:
         try:
             await self._publisher.publish(outs, [])
         except FencedError:
             raise CommandError(
-                "another `distributary quarantine resend` was started meanwhile and goes on; this one has stopped, and"
-                " nothing is resent twice"
+                "another `distributary quarantine resend` or `discard` was started meanwhile and goes on; this one has"
+                " stopped, and nothing is resent twice"
             ) from None
 
 

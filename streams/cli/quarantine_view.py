@@ -16,7 +16,7 @@ from schemas import codec
 from schemas.errors import UndecodableError, UnknownSchemaError
 from streams.cli.output import clean
 from streams.cli.quarantine_check import Judge
-from streams.cli.quarantine_log import Quarantined
+from streams.cli.quarantine_log import Discarded, Quarantined
 from streams.cli.values import Values, iso
 from streams.ports import Registry
 
@@ -40,13 +40,18 @@ def described(record: Quarantined) -> dict[str, Any]:
 
 
 def one_line(document: dict[str, Any]) -> tuple[str, str]:
-    """(line, style) of what `described` says, with `resent`."""
-    resent = "  resent" if document["resent"] else ""
+    """(line, style) of what `described` says, with `resent` and `discarded`."""
+    resent = "  resent" if document["resent"] else "  discarded" if document["discarded"] else ""
     line = (
         f"{document['place']}  {document['time']}  {document['reason']}  from {document['source'] or '?'}"
         f"  {document['size_bytes']} bytes{resent}  {document['detail']}"
     )
     return line, "dim" if resent else "yellow"
+
+
+def told(marker: Discarded | None) -> dict[str, str] | None:
+    """Who discarded it, and why; None for nobody."""
+    return None if marker is None else {"time": iso(marker.time_ms), "by": marker.by, "why": marker.why}
 
 
 async def page(record: Quarantined, registry: Registry, judge: Judge) -> dict[str, Any]:
@@ -106,6 +111,8 @@ def hidden(document: dict[str, Any]) -> dict[str, Any]:
 def lines(document: dict[str, Any], value: bytes | None) -> Iterator[str]:
     """The page for people; `value` is dumped unless it is None."""
     yield _row("place", document["place"] + ("  (resent)" if document["resent"] else ""))
+    if discarded := document["discarded"]:
+        yield _row("discarded", f"{discarded['time']}  by {discarded['by']}: {discarded['why']}")
     yield _row("time", document["time"])
     yield _row("reason", f"{document['reason']}: {document['detail']}")
     first = "" if document["original"] == document["source"] else f", and at first {document['original']}"

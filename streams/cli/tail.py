@@ -137,6 +137,8 @@ async def described(name: Name, message: Message, values: Values) -> dict[str, A
 
 def _quarantined(message: Message, headers: dict[str, str | None]) -> dict[str, Any]:
     if quarantine.REASON not in headers and message.value() is None:
+        if quarantine.DISCARDED in headers:
+            return {"discarded": _number(headers[quarantine.DISCARDED])}
         return {"resent": _number(headers.get(quarantine.RESENT))}
     return {
         "reason": headers.get(quarantine.REASON),
@@ -167,8 +169,9 @@ def one_line(name: Name, document: dict[str, Any]) -> tuple[str, str]:
     if "error" in document:
         place = f"{document['topic']}[{document['partition']}]@{document['offset']}"
         return f"{time}  {place} cannot be decoded: {document['error']}", "red"
-    if "resent" in document:
-        return f"{time}  resent  {document['topic']}[{document['partition']}]@{document['resent']}", "dim"
+    for mark in ("resent", "discarded"):
+        if mark in document:
+            return f"{time}  {mark}  {document['topic']}[{document['partition']}]@{document[mark]}", "dim"
     if "finished" in document:
         return f"{time}  {_marker(document)}", "dim"
     value = document if name == "quarantine" else document["value"]

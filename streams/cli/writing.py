@@ -22,14 +22,19 @@ from streams.wiring import OwnSchemas, client_config, control_pen, register_own_
 TableT = TypeVar("TableT", bound=Follower[Any])
 
 
+def asking() -> Asked:
+    """This command, now."""
+    principal = Principal(actor=actor(), tenant=None, scopes=frozenset(SCOPES))
+    return Asked(principal=principal, at_ms=SystemClock().now_ms())
+
+
 @asynccontextmanager
 async def writing(settings: Settings, table: Follower[Any]) -> AsyncIterator[tuple[Pen, Asked]]:
     """The pen, for changes that are decided on this table, and this command as who asks."""
     pen = control_pen(settings, [table])
-    principal = Principal(actor=actor(), tenant=None, scopes=frozenset(SCOPES))
     try:
         await pen.start()
-        yield pen, Asked(principal=principal, at_ms=SystemClock().now_ms())
+        yield pen, asking()
     finally:
         await pen.close()
 

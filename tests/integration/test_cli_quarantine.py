@@ -18,6 +18,7 @@ from connectors.local_kafka import Cluster
 from connectors.memory import MemoryRecord, Stored
 from connectors.registry_folder import FolderRegistry
 from schemas import codec
+from schemas.audit import decode_audit
 from schemas.errors import UndecodableError
 from schemas.event import Event, encode_event
 from schemas.frame import Headers
@@ -127,6 +128,24 @@ def test_events_are_resent_when_their_schema_has_arrived_and_never_twice(town: T
     assert (
         f"resent  {town.quarantine}[0]@1"
         in town.cli.run("tail", "quarantine", "--from-beginning", "--no-follow").stdout
+    )
+
+
+def test_what_nobody_mends_is_discarded_with_who_and_why(town: Town) -> None:
+    town.put_aside(town.site.topics.events, [(b"a", GARBAGE), (b"b", GARBAGE)], reason="wrong_magic")
+    assert "say why" in town.cli.misused("quarantine", "discard", "--all")
+    assert "discarded: 1" in town.cli.run("quarantine", "discard", "0/0", "--why", "a test").stdout
+    assert "would discard: 1" in town.cli.run("quarantine", "discard", "--all", "--dry-run").stdout
+    first, second = town.cli.lines("quarantine", "list", "--json")
+    assert (first["discarded"]["why"], second["discarded"]) == ("a test", None)
+    assert "it was discarded by cli:" in town.cli.fails("quarantine", "resend", "0/0")
+    assert town.actions("0/0", "--again", "--force") == {"0/0": "resent"}
+    (record,) = town.site.read(town.site.topics.audit)
+    told = decode_audit(record.value())
+    assert (told.action, told.kind, told.after) == (
+        "discarded",
+        "quarantine",
+        json.dumps({"why": "a test", "places": [f"{town.quarantine}/0/0"]}, separators=(",", ":")),
     )
 
 

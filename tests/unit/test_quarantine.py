@@ -9,11 +9,11 @@ from confluent_kafka import Message
 
 from schemas.errors import UndecodableError
 from schemas.frame import Headers
-from streams.cli.quarantine_log import Filter, Place, Quarantined, Resent, entry, parse_place
-from streams.cli.quarantine_view import described, hex_dump, hidden, lines, one_line
+from streams.cli.quarantine_log import Discarded, Filter, Place, Quarantined, Resent, entry, parse_place
+from streams.cli.quarantine_view import described, hex_dump, hidden, lines, one_line, told
 from streams.cli.running import CommandError
 from streams.counters import Counters
-from streams.quarantine import ORIGINAL_OFFSET, ORIGINAL_PARTITION, ORIGINAL_TOPIC, quarantined, resent
+from streams.quarantine import ORIGINAL_OFFSET, ORIGINAL_PARTITION, ORIGINAL_TOPIC, discarded, quarantined, resent
 
 AT = ("events.quarantine", 2, 7)
 TRACE: Headers = [("trace", b"\xff\x00"), ("none", None)]
@@ -97,7 +97,7 @@ def test_a_record_without_marks_has_no_source(headers: Headers | None) -> None:
     found = entry(cast(Message, Stored(None, None, headers)))
     assert isinstance(found, Quarantined)
     assert found.source is None
-    assert "from ?" in one_line(described(found) | {"resent": False})[0]
+    assert "from ?" in one_line(described(found) | {"resent": False, "discarded": None})[0]
 
 
 @pytest.mark.parametrize("text", ["events.quarantine/2/7", "t1.events.quarantine/2/7", "2/7"])
@@ -137,6 +137,7 @@ def test_bytes_are_shown_in_hexadecimal_and_as_text() -> None:
 def test_a_page_obeys_no_terminal_and_hides_on_request() -> None:
     page = described(put_aside([("x", b"\x1b[31m")])) | {
         "resent": False,
+        "discarded": None,
         "headers": [{"name": "x", "value": "\x1b[31m"}],
         "schema": None,
         "value": {"secret": "\x1b]0;"},
@@ -147,3 +148,13 @@ def test_a_page_obeys_no_terminal_and_hides_on_request() -> None:
     shown = "\n".join(lines(hidden(page), None))
     assert "secret" not in shown.replace("secrets", "")
     assert "value_base64" not in hidden(page)
+
+
+def test_a_marker_says_who_discarded_a_record_and_why() -> None:
+    marker = discarded(AT, b"k", "cli:me", "ein Versuch, grün")
+    assert marker[:4] == (AT[0], b"k", None, 2)
+    found = entry(cast(Message, Stored(marker[1], marker[2], marker[4], offset=9)))
+    assert isinstance(found, Discarded)
+    assert (found.place, found.by, found.why) == (Place(*AT), "cli:me", "ein Versuch, grün")
+    line, style = one_line(described(put_aside()) | {"resent": False, "discarded": told(found)})
+    assert ("  discarded  " in line, style) == (True, "dim")
