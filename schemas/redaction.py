@@ -6,6 +6,8 @@ prints nothing.
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -14,6 +16,9 @@ from schemas.credentials import AUTH_SECRETS, PRIVATE, SEALED_PREFIX, SYMMETRIC,
 from schemas.subscription import Subscription
 
 HIDDEN = "…"
+#: What is shown of fields that make no subscription: texts may stand anywhere in them, a secret in the wrong place too.
+SHOWN = frozenset({"id", "tenant", "url", "event_types", "description", "filter", "transform"})
+_USER = re.compile(r"(?<=//)[^/@]*(?=@)")
 
 
 def hidden(secret: str, mark: str = HIDDEN) -> str:
@@ -36,3 +41,19 @@ def redacted(subscription: Subscription, mark: str = HIDDEN) -> dict[str, Any]:
         tls = parse_tls(subscription.tls)
         fields["tls"] = msgspec.to_builtins(tls) | ({"key": mark} if tls.key else {})
     return fields
+
+
+def redacted_fields(fields: Mapping[str, Any], mark: str = HIDDEN) -> dict[str, Any]:
+    """Fields that break a rule of a subscription's: of those that are not `SHOWN`, only numbers, truths and which kind
+    a signing secret is; of a URL not who is named in it."""
+    shown: dict[str, Any] = {}
+    for name, value in fields.items():
+        if name == "url" and isinstance(value, str):
+            shown[name] = _USER.sub(mark, value)
+        elif name in SHOWN or value is None or isinstance(value, bool | int | float):
+            shown[name] = value
+        elif name == "secrets" and isinstance(value, list | tuple):
+            shown[name] = [hidden(each, mark) if isinstance(each, str) else mark for each in value]
+        else:
+            shown[name] = mark
+    return shown

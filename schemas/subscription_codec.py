@@ -6,8 +6,11 @@ Pure: whoever decodes fetches the writers' schemas and teaches them. This file d
 
 from __future__ import annotations
 
+import msgspec
+
 from schemas import codec
 from schemas.errors import InvalidSubscriptionError, UndecodableError
+from schemas.redaction import redacted_fields
 from schemas.subscription import Subscription, subscription_from_fields, subscription_from_json
 
 #: Schemas that are kept parsed; a topic has a handful.
@@ -75,6 +78,23 @@ class SubscriptionDecoder:
         if subscription.id.encode() != key:
             raise UndecodableError("key_mismatch", f"the key is not the subscription's id {subscription.id}")
         return subscription
+
+    def without_secrets(self, value: bytes | None) -> bytes | None:
+        """What may be kept of a bad value: the fields of one that can be read, as JSON, without what is secret. Of text
+        that is no JSON nothing; of bytes that nobody can read yet all, since a schema that arrives may mend them."""
+        if value is None:
+            return None
+        try:
+            if _is_json(value):
+                fields = msgspec.json.decode(value)
+            else:
+                writer, reader = self._writers[codec.wire_schema_id(value)]
+                fields = codec.decode(value, writer, reader)
+        except msgspec.DecodeError:
+            return b"{}"
+        except (KeyError, UndecodableError):
+            return value
+        return msgspec.json.encode(redacted_fields(fields))
 
     def _decode(self, value: bytes) -> Subscription:
         if _is_json(value):

@@ -1,7 +1,8 @@
 """Checking subscriptions: records of the compacted topic that are no subscriptions go to quarantine, each once.
 
 Every worker's table meets such a record at every start, and only logs it; this stage is a member of the fan-out group,
-so one worker meets it once. This file does not keep subscriptions (`connectors/subscriptions.py` does).
+so one worker meets it once. What can be read of it is kept without its secrets. This file does not keep subscriptions
+(`connectors/subscriptions.py` does).
 """
 
 from __future__ import annotations
@@ -38,9 +39,10 @@ class SubscriptionCheck:
             try:
                 await self._check(record)
             except UndecodableError as error:
-                outs.append(
-                    quarantined(self._topics.quarantine, frame.topic, frame.partition, record, error, self._counters)
-                )
+                place = (self._topics.quarantine, frame.topic, frame.partition)
+                topic, key, value, partition, headers = quarantined(*place, record, error, self._counters)
+                # The record itself stands on the compacted topic until it is replaced; its copy would outlive that.
+                outs.append((topic, key, self._decoder.without_secrets(value), partition, headers))
         self._settler.settle(frame.topic, frame.partition, frame.ledger, done, outs)
         await self._settler.room()
 
