@@ -6,7 +6,7 @@ This file orders nothing (`connectors/replay_desk.py`). Pure.
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
@@ -103,7 +103,7 @@ class ReplayView(msgspec.Struct, kw_only=True):
     created_ms: int
     by: str
     why: str
-    selection: dict[str, Any]
+    selection: Selection
     rate_max: float
     again: bool
     wanted: Wanted
@@ -140,7 +140,7 @@ def replay_view(order: Replay, progress: Progress | None, now_ms: int) -> Replay
         created_ms=order.created_ms,
         by=order.by,
         why=order.why,
-        selection={name: value for name, value in msgspec.to_builtins(order.selection).items() if name != "tenant"},
+        selection=order.selection,
         rate_max=order.rate_max,
         again=order.again,
         wanted=order.wanted,

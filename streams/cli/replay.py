@@ -165,7 +165,7 @@ def list_(
     Example: distributary replay list --tenant acme
     """
     settings = load_settings(bootstrap=bootstrap, prefix=prefix, registry_url=registry_url)
-    views = [view for view in run(lambda _: read_all(settings, tenant)) if source in (None, view.selection["source"])]
+    views = [view for view in run(lambda _: read_all(settings, tenant)) if source in (None, view.selection.source)]
     for view in views[:limit]:
         if as_json:
             emit(document(view))

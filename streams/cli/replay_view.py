@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from connectors.api.replay_documents import ReplayView
+from schemas.replay import Selection
 from streams.cli.values import iso
 
 _SOURCES = {"events": "events, matched again", "deliveries": "deliveries as they were", "dead": "dead letters"}
@@ -53,9 +54,9 @@ def _going(view: ReplayView) -> str:
     return f"{view.state} ({wanted})" if wanted else view.state
 
 
-def what(selection: dict[str, Any]) -> str:
+def what(selection: Selection) -> str:
     """What is sent again."""
-    said = [_SOURCES[selection["source"]]]
+    said = [_SOURCES[selection.source]]
     for name, words in (
         ("subscriptions", "for"),
         ("event_types", "of type"),
@@ -63,16 +64,16 @@ def what(selection: dict[str, Any]) -> str:
         ("reasons", "given up as"),
         ("error_classes", "last failed as"),
     ):
-        if found := selection[name]:
+        if found := getattr(selection, name):
             more = f" and {len(found) - 3} more" if len(found) > 3 else ""
             said.append(f"{words} {', '.join(found[:3])}{more}")
-    if selection["places"]:
-        said.append(f"{len(selection['places'])} of them by their ids")
-    if selection["since_ms"] is not None:
-        said.append(f"since {iso(selection['since_ms'])}")
-    if selection["until_ms"] is not None:
-        said.append(f"before {iso(selection['until_ms'])}")
-    if selection["replayed"]:
+    if selection.places:
+        said.append(f"{len(selection.places)} of them by their ids")
+    if selection.since_ms is not None:
+        said.append(f"since {iso(selection.since_ms)}")
+    if selection.until_ms is not None:
+        said.append(f"before {iso(selection.until_ms)}")
+    if selection.replayed:
         said.append("replayed ones too")
     return " ".join(said)
 
