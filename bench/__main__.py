@@ -23,6 +23,7 @@ from bench import (
     neighbour,
     rebalance,
     render,
+    replay,
     table,
 )
 from connectors.local_kafka import KafkaUnavailable, kafka_cluster
@@ -61,6 +62,10 @@ FIGURES = {
     "history_delivery": history.main,
     "history_failures": history.main,
     "metrics_cost": metrics_cost.main,
+    "replay": replay.main,
+    "replay_cpu": replay.main,
+    "replay_memory": replay.main,
+    "replay_sent": replay.main,
 }
 
 

@@ -231,7 +231,7 @@ class Replaying:
         changes: dict[str, object] = {"state": state}
         if state == "counting":
             changes["spans"] = await self._spans(order)
-        elif progress.state == "counting" and state not in ENDED:  # counted: the run begins where the count began
+        elif progress.state == "counting":  # the run begins where the count began; without one, nothing was delivered
             changes |= {"spans": tuple(_again(span) for span in progress.spans), "read": 0, "skipped": 0}
         if detail:
             changes["detail"] = detail

@@ -85,6 +85,7 @@ class ReplayTown:
         self.records = Records(TOPICS, SCHEMAS)
         self.orders = Orders()
         self.limits = limits
+        self.table_is_behind = False  # that of progress: it knows nothing
         self.readers = 0
         self.behind_until_ms = 0  # the broker of partition 2 shows nothing until then
 
@@ -152,7 +153,7 @@ class ReplayTown:
 
     def get(self, replay_id: str) -> Progress | None:
         """As the table of progress does."""
-        return self.progress(replay_id)
+        return None if self.table_is_behind else self.progress(replay_id)
 
     def state(self, order_id: str = "rpl_1") -> str:
         progress = self.progress(order_id)

@@ -123,7 +123,8 @@ async def test_paused_resumed_and_cancelled() -> None:
         assert 5 <= progress.sent < 30
         await passing(60)
         assert len(town.sent()) == 120 + progress.sent
-        town.orders.change("rpl_2", why="said again")  # nothing wakes what is over
+        town.table_is_behind = True
+        town.orders.change("rpl_2", wanted="running")  # nothing wakes what is over
         await passing(60)
     assert [(each.reason, each.count) for each in town.operations()] == [("done", 120), ("cancelled", progress.sent)]
 
@@ -195,6 +196,7 @@ async def test_dead_letters_are_chosen_by_why_and_where() -> None:
         **expected("sub_a", names=("evt_timeout", "evt_gone"), replay="rpl_class"),
         **expected("sub_a", names=("evt_gone",), replay="rpl_reason"),
     }
+    assert all((each.attempt, each.first_attempt_ms, each.tries) == (0, 0, ()) for each in town.sent())
     where = town.progress("rpl_where")
     assert where is not None
     assert where.read == 1  # no more than it takes
