@@ -192,7 +192,7 @@ def dead_letter(record: Record) -> Item:
 
 
 def quarantined_record(record: Record) -> Item | None:
-    """Of a record of `events.quarantine`; None for the marker of one that was resent."""
+    """Of a record of `events.quarantine`; None for the marker of one that was resent or discarded."""
     reasons = [raw for name, raw in record.headers() or () if name == REASON]
     if not reasons:
         return None

@@ -12,7 +12,7 @@ from typing import Any
 from connectors.feed import Reader
 from schemas import codec
 from schemas.delivery import decode_delivery
-from schemas.errors import UndecodableError, UnknownSchemaError
+from schemas.errors import UndecodableError, UnknownSchemaError, UnresolvableError
 from schemas.event import event_decoder
 from schemas.frame import Headers
 from schemas.resolution import Resolver
@@ -111,6 +111,8 @@ class Judge:
         assert value is not None
         try:
             document = Resolver(text).record(value)
+        except UnresolvableError as error:
+            raise UndecodableError("bad_data", str(error)) from None
         except ValueError as error:
             raise UndecodableError("bad_schema", str(error)) from None
         if not isinstance(document, dict) or "kind" not in document:

@@ -35,6 +35,8 @@ _OPERATION_STYLES = {
     "circuit.opened": "yellow",
     "endpoint.enabled": "green",
     "circuit.closed": "green",
+    "dead_letters.written": "red",
+    "quarantine.grew": "yellow",
 }
 
 
@@ -232,9 +234,11 @@ def _put_aside(document: dict[str, Any]) -> tuple[str, str]:
 
 
 def _operation(value: dict[str, Any]) -> tuple[str, str]:
-    said = "  ".join(each for each in (value["reason"], value["detail"]) if each)
-    line = f"{value['kind']:<17}  {value['subscription_id']}  of {value['tenant']}  {said}"
-    return line.rstrip(), _OPERATION_STYLES.get(value["kind"], "")
+    about = value["subscription_id"] or value.get("replay_id")  # a record of version 1 has none
+    tenant = f"of {value['tenant']}" if value["tenant"] else ""
+    counted = f"{value['count']} in all" if value.get("count") else ""
+    parts = (f"{value['kind']:<17}", about, tenant, value["reason"], value["detail"], counted)
+    return "  ".join(each for each in parts if each).rstrip(), _OPERATION_STYLES.get(value["kind"], "")
 
 
 def _compact(value: Any) -> str:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import orjson
@@ -16,7 +18,7 @@ from tests.integration.workers import SECRET, Site
 EVENTS = [f"evt_{number}" for number in range(12)]
 
 
-async def test_the_operator_hears_of_an_endpoint_that_goes_down(kafka: Cluster, prefix: str) -> None:
+async def test_the_operator_hears_of_an_endpoint_that_goes_down(kafka: Cluster, prefix: str, tmp_path: Path) -> None:
     site = await Site.made(kafka.bootstrap, prefix, operations_window_s=86_400, circuit_results_min=5, partitions=2)
     posts: list[Post] = []
 
@@ -38,14 +40,20 @@ async def test_the_operator_hears_of_an_endpoint_that_goes_down(kafka: Cluster, 
         site.subscribe("pager", receiver.url("/pager"), event_types=("operation.*",), **operator)
         site.subscribe("broken", receiver.url("/broken"), event_types=("operation.circuit.*",), **operator)
         site.subscribe("down", receiver.url("/down"), retry_schedule_ms=(), disable_after_ms=1_000, max_in_flight=1)
-        async with site.worker():
+        with site.worker_process("w", log=tmp_path / "worker.log") as worker:
+            await asyncio.to_thread(worker.ready)
             site.send(EVENTS)
             site.write(site.topics.events, [(b"k", b"no event")] * 2, partition=1)
-            await eventually_async(lambda: said("circuit.opened") and dead("broken") == 1, timeout_s=30)
+
+            def settled() -> bool:
+                return dead("broken") == 1 and "pager" in {one["subscription_id"] for one in site.attempts()}
+
+            await eventually_async(settled, timeout_s=60)
+            worker.kill()
             assert dead("down") >= 5
         assert {type_ for type_, _ in told()} == {"operation.circuit.opened"}  # the day is not over
-        # The next worker counts what this one has not told of, and tells of it.
-        site.settings = site.settings.model_copy(update={"operations_window_s": 0.5})
+        # The next worker counts what the killed one has not told of, and tells of it.
+        site.settings = site.settings.model_copy(update={"operations_window_s": 0.5, "worker_id": "w"})
         async with site.worker():
 
             async def all_told() -> bool:
@@ -53,7 +61,7 @@ async def test_the_operator_hears_of_an_endpoint_that_goes_down(kafka: Cluster, 
                 grew = sum(data["count"] for data in said("quarantine.grew", ""))
                 return bool(said("endpoint.disabled")) and counted == dead("down") and grew == 2
 
-            await eventually_async(all_told, timeout_s=40)
+            await eventually_async(all_told, timeout_s=90)
     assert Counter(type_ for type_, _ in told()) == Counter(f"operation.{one.kind}" for one in _others(site))
     (disabled,), (opened,) = said("endpoint.disabled"), said("circuit.opened")
     assert (disabled["reason"], disabled["tenant"]) == ("failing", "default")

@@ -189,6 +189,7 @@ class Site:
             "DISTRIBUTARY_DRAIN_S": str(settings.drain_s),
             "DISTRIBUTARY_GUARANTEE": settings.guarantee,
             "DISTRIBUTARY_CIRCUIT_RESULTS_MIN": str(settings.circuit_results_min),
+            "DISTRIBUTARY_OPERATIONS_WINDOW_S": str(settings.operations_window_s),
             "DISTRIBUTARY_WORKER_ID": worker_id,
         }
         command = [sys.executable, "-m", *program, *roles]

@@ -18,9 +18,9 @@ SCHEMAS = DeliverySchemas(delivery_v1=77, delivery=78, attempt=79, dead_letter=8
 
 
 class Site(World):
-    def __init__(self) -> None:
+    def __init__(self, registry: MemoryRegistry | None = None) -> None:
         super().__init__()
-        self.registry = MemoryRegistry()
+        self.registry = registry or MemoryRegistry()
         fan_out = FanOut(TOPICS, self.table, self.registry, self.settler, self.clock, self.counters, SCHEMAS)
         self.stage = OperationEvents(TOPICS, "ops", self.registry, fan_out, self.settler, self.counters)
 
@@ -176,6 +176,18 @@ async def test_what_is_no_operation_goes_to_quarantine() -> None:
     ]
     assert len(site.deliveries(TOPICS.deliveries)) == 1
     assert site.position(TOPICS.operations) == 8
+
+
+async def test_what_the_registry_says_of_it_may_be_wrong() -> None:
+    class Odd(MemoryRegistry):
+        async def schema(self, schema_id: int) -> str:
+            return '{"type": "nothing"}' if schema_id == 98 else await super().schema(schema_id)
+
+    site = Site(Odd())
+    site.listen()
+    day = await site.registry.register("d", '{"type":"int","logicalType":"date"}')
+    await site.come(codec.wire_header(98) + b"x", codec.wire_header(day) + codec.put_long(2**31 - 1))
+    assert [why_quarantined(stored)[0] for stored in site.written(TOPICS.quarantine)] == ["bad_schema", "bad_data"]
 
 
 async def test_a_partition_that_is_given_up_takes_no_more() -> None:

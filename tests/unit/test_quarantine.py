@@ -7,13 +7,18 @@ from typing import Any, cast
 import pytest
 from confluent_kafka import Message
 
+from connectors.memory import MemoryRegistry
+from schemas import codec
+from schemas.endpoint import Operation, encode_operation
 from schemas.errors import UndecodableError
 from schemas.frame import Headers
+from streams.cli.quarantine_check import Judge
 from streams.cli.quarantine_log import Discarded, Filter, Place, Quarantined, Resent, entry, parse_place
 from streams.cli.quarantine_view import described, hex_dump, hidden, lines, one_line, told
 from streams.cli.running import CommandError
 from streams.counters import Counters
 from streams.quarantine import ORIGINAL_OFFSET, ORIGINAL_PARTITION, ORIGINAL_TOPIC, discarded, quarantined, resent
+from streams.settings import Settings
 
 AT = ("events.quarantine", 2, 7)
 TRACE: Headers = [("trace", b"\xff\x00"), ("none", None)]
@@ -158,3 +163,27 @@ def test_a_marker_says_who_discarded_a_record_and_why() -> None:
     assert (found.place, found.by, found.why) == (Place(*AT), "cli:me", "ein Versuch, grün")
     line, style = one_line(described(put_aside()) | {"resent": False, "discarded": told(found)})
     assert ("  discarded  " in line, style) == (True, "dim")
+
+
+async def test_a_quarantined_operation_is_judged_by_its_schema() -> None:
+    class Odd(MemoryRegistry):
+        async def schema(self, schema_id: int) -> str:
+            return '{"type": "nothing"}' if schema_id == 98 else await super().schema(schema_id)
+
+    registry = Odd()
+    ours = await registry.register("o", codec.own_schema("operation.v2"))
+    text, day = [await registry.register("t", each) for each in ('"string"', '{"type":"int","logicalType":"date"}')]
+    judge, topic = Judge(Settings(), registry), Settings().topics.operations
+    operation = Operation(kind="quarantine.grew", subscription_id="", tenant="", at_ms=1, count=2)
+    value = encode_operation(codec.wire_header(ours), operation)
+    assert (await judge.judge(topic, None, value, [], 0))["count"] == 2
+    for wrong, reason in (
+        (None, "no_value"),
+        (codec.wire_header(99), "unknown_schema"),
+        (codec.wire_header(text) + b"\2x", "not_an_operation"),
+        (codec.wire_header(98), "bad_schema"),
+        (codec.wire_header(day) + codec.put_long(2**31 - 1), "bad_data"),
+    ):
+        with pytest.raises(UndecodableError) as refused:
+            await judge.judge(topic, None, wrong, [], 0)
+        assert refused.value.reason == reason

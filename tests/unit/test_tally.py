@@ -13,7 +13,7 @@ from schemas.errors import UndecodableError
 from schemas.event import Event
 from schemas.frame import Frame, Headers
 from streams.core.ledger import SPAN_MAX, Ledger
-from streams.quarantine import quarantined, resent
+from streams.quarantine import discarded, quarantined, resent
 from streams.records import DeliverySchemas, Records
 from streams.tally import GRACE_MS, Tally, dead_letter, quarantined_record
 from tests.helpers import eventually_async
@@ -169,9 +169,10 @@ async def test_quarantined_records_are_counted_by_partition_and_markers_are_not(
     site = Site(TOPICS.quarantine)
     bad = UndecodableError("truncated", "short")
     outs = [quarantined(TOPICS.quarantine, "t.events", 0, Consumed(n, b"x"), bad, site.counters) for n in range(2)]
-    marker = resent((TOPICS.quarantine, 0, 0), ("t.events", 0, 0), None, b"x", [])[1]
+    again = resent((TOPICS.quarantine, 0, 0), ("t.events", 0, 0), None, b"x", [])[1]
+    gone = discarded((TOPICS.quarantine, 0, 1), None, "cli:me", "why")
     async with site.running():
-        for partition, out in ((0, outs[0]), (1, outs[1]), (0, outs[1]), (0, marker)):
+        for partition, out in ((0, outs[0]), (1, outs[1]), (0, outs[1]), (0, again), (0, gone)):
             headers: Headers | None = out[4]
             await site.come(out[2], partition=partition, headers=headers)
         assert site.position(TOPICS.quarantine) in (None, 0)
