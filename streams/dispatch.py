@@ -199,6 +199,8 @@ class Dispatch:
         self._filling = False  # a call of `_fill` is on its way
         self._relief: asyncio.TimerHandle | None = None
         self._relief_from = 0.0  # when the worker ran out of room (monotonic seconds)
+        self._replays_relief: asyncio.TimerHandle | None = None
+        self._replays_relief_from = 0.0
         self._dues: list[tuple[int, str, str]] = []  # (due, subscription id, ordering key)
         self._due_timer: asyncio.TimerHandle | None = None
         self._expiry: asyncio.TimerHandle | None = None
@@ -251,15 +253,14 @@ class Dispatch:
                 if free_ms > now_ms:
                     self._block(intake, (free_ms - now_ms) / 1000)
                     return
-            if ledger.full:
-                self._block(intake, None)
-                self._relieve_later()
-                return
             room, bytes_left = self._room_for(intake)
-            if room <= 0 or bytes_left <= 0:
-                if intake.replay:  # nobody waits for a replay
+            if ledger.full or room <= 0 or bytes_left <= 0:
+                if ledger.full or intake.replay:  # nobody waits for a replay
                     self._block(intake, None)
-                self._relieve_later()
+                if intake.replay:
+                    self._relieve_of_replays_later()
+                else:
+                    self._relieve_later()
                 return
             settler = self._settler
             if settler.backlog > limits.admitted_max or settler.backlog_bytes > limits.admitted_bytes_max:
@@ -346,32 +347,27 @@ class Dispatch:
         if self._relief is None and not self._stopping:
             self._relief_from = self._clock.monotonic()
             for lane in self._lanes.values():
-                lane.served = lane.replayed = 0
+                lane.served = 0
             loop = asyncio.get_running_loop()
             self._relief = loop.call_later(self._limits.relief_after_s, self._relieve)
 
     def _relieve(self) -> None:
         """Bound the lanes that hold more than they serve, and park what is beyond."""
         self._relief = None
-        if lost := [intake for intake in self._intakes.values() if not intake.ledger.live]:
-            self._forget(lost)  # an epoch that ended without being given up: its jobs are void, and hold room
-        now = self._clock.monotonic()
-        elapsed_s = max(now - self._relief_from, self._limits.relief_after_s, ROUNDING_S)
-        stuck = [intake for intake in self._intakes.values() if intake.records and intake.ledger.full]
-        held_up = any(intake.replay for intake in stuck)
-        if held_up or self._replayed > self._replayed_below or self._replayed_bytes > self._replayed_bytes_below:
-            self._relieve_of_replays(elapsed_s, to_the_last=held_up)
-        full = not all(intake.replay for intake in stuck)
+        self._forget_lost()
+        full = any(intake.records and intake.ledger.full and not intake.replay for intake in self._intakes.values())
         if self._admitted <= self._admit_below and self._admitted_bytes <= self._bytes_below and not full:
             return
-        slow = [lane for lane in self._lanes.values() if lane.held > self._serves(lane, elapsed_s)]
+        now = self._clock.monotonic()
+        elapsed_s = max(now - self._relief_from, self._limits.relief_after_s, ROUNDING_S)
+        slow = [lane for lane in self._lanes.values() if lane.held_live > self._serves(lane, elapsed_s)]
         for lane in slow:
             # A round of its places may wait, as far as all that are slow have a part of the worker's room together.
             jobs = self._limits.admitted_max // SLOW_PART // len(slow)
             jobs_of_bytes = self._limits.admitted_bytes_max // SLOW_PART // len(slow) * lane.held // lane.held_bytes
             lane.queue_least = min(lane.subscription.max_in_flight, jobs, jobs_of_bytes)
             queue_max = max(lane.queue_least, self._serves(lane, elapsed_s))
-            if lane.held <= queue_max:
+            if lane.held_live <= queue_max:
                 continue  # not what fills the worker; it may have served little because little came
             self._bound(lane, queue_max, now)
             for job in lane.flush(queue_max):
@@ -380,14 +376,35 @@ class Dispatch:
                 self._draw(lane)
         self._changed.set()
 
-    def _relieve_of_replays(self, elapsed_s: float, *, to_the_last: bool) -> None:
-        """Park what was replayed and lanes do not serve: as above, but by how many of these they served, since live
-        deliveries go first. It bounds nobody: what else comes for such a lane has nothing to do with the replay."""
+    def _forget_lost(self) -> None:
+        """Epochs that ended without being given up: their jobs are void, and hold room."""
+        if lost := [intake for intake in self._intakes.values() if not intake.ledger.live]:
+            self._forget(lost)
+
+    def _relieve_of_replays_later(self) -> None:
+        """The same for the room of what is replayed, which is no matter of anybody else's."""
+        if self._replays_relief is None and not self._stopping:
+            self._replays_relief_from = self._clock.monotonic()
+            for lane in self._lanes.values():
+                lane.replayed = 0
+            loop = asyncio.get_running_loop()
+            self._replays_relief = loop.call_later(self._limits.relief_after_s, self._relieve_of_replays)
+
+    def _relieve_of_replays(self) -> None:
+        """Park what was replayed and lanes do not serve: by how many of these they served, since live deliveries go
+        first. It bounds nobody."""
+        self._replays_relief = None
+        self._forget_lost()
+        full = any(intake.records and intake.ledger.full and intake.replay for intake in self._intakes.values())
+        if self._replayed <= self._replayed_below and self._replayed_bytes <= self._replayed_bytes_below and not full:
+            return
+        elapsed_s = self._clock.monotonic() - self._replays_relief_from
+        elapsed_s = max(elapsed_s, self._limits.relief_after_s, ROUNDING_S)
         serves = {name: int(lane.replayed / elapsed_s * self._limits.lane_s) for name, lane in self._lanes.items()}
         slow = [lane for name, lane in self._lanes.items() if lane.held > serves[name]]
         for lane in slow:
             least = min(lane.subscription.max_in_flight, self._limits.replayed_max // SLOW_PART // len(slow))
-            for job in lane.flush_replays(0 if to_the_last else max(least, serves[lane.subscription.id])):
+            for job in lane.flush_replays(0 if full else max(least, serves[lane.subscription.id])):
                 self._park(job, lane)
             if not (lane.held or lane.in_flight):
                 self._draw(lane)
@@ -404,27 +421,26 @@ class Dispatch:
         bounded any more."""
         assert lane.queue_max is not None
         now = self._clock.monotonic()
-        held = lane.held - len(lane.replays)
         if now >= lane.bounded_until:
             served = self._serves(lane, self._limits.lane_s + now - lane.bounded_until)
             queue_max = max(lane.queue_least, served)
-            if held * 2 < queue_max:
+            if lane.held_live * 2 < queue_max:
                 lane.queue_max = None
                 return True
             self._bound(lane, queue_max, now)
-        return held < lane.queue_max and not job.intake.replay
+        return lane.held_live < lane.queue_max and not job.intake.replay
 
     # --- one delivery -----------------------------------------------------------------------------
 
     def _take(self, intake: Intake, record: Record, now_ms: int) -> None:
         """Route an admitted record: to its lane, to a tier, or to its end."""
-        self._enter(intake, 1, 0)
         try:
             delivery = self._decode(record.value())
         except UndecodableError as error:
+            self._enter(intake, 1, 0)
             self._quarantine(intake, record, error)
             return
-        self._enter(intake, 0, len(delivery.body))
+        self._enter(intake, 1, len(delivery.body))
         subscription = self._table.get(delivery.subscription_id)
         job = Job(delivery, intake, record.offset())
         if delivery.attempt and self._meter is not None:  # another worker, or a life before, may have seen it fail
@@ -1458,7 +1474,7 @@ class Dispatch:
     async def stop(self, deadline_s: float) -> None:
         """Start nothing more, and give up everything."""
         self._stopping = True
-        for timer in (self._relief, self._due_timer, self._expiry):
+        for timer in (self._relief, self._replays_relief, self._due_timer, self._expiry):
             if timer is not None:
                 timer.cancel()
         self._changed.set()

@@ -227,6 +227,11 @@ class Lane:
         return len(self.fresh) + len(self.late) + len(self.replays) + self.waiting
 
     @property
+    def held_live(self) -> int:
+        """The same without what came straight from the replay lane, which has room of its own."""
+        return self.held - len(self.replays)
+
+    @property
     def held_bytes(self) -> int:
         """Their bodies and headers. Looks at all of them."""
         size = sum(len(job.delivery.body) for queue in (self.fresh, self.late, self.replays) for job in queue)

@@ -99,6 +99,31 @@ async def test_a_lane_that_is_never_empty_keeps_nobody_elses_replay() -> None:
     assert len(town.delivered()) == 300
 
 
+def test_one_that_is_never_sent_does_not_fill_its_partitions_ledger(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A few take no room, and so are not parked; but what is behind them could not be committed for ever."""
+    monkeypatch.setattr("streams.core.ledger.SPAN_MAX", 600)
+    monkeypatch.setattr("streams.core.ledger.PENDING_MAX", 600)
+
+    def endpoint(post: Post) -> tuple[float, PostResult]:
+        return (0.1, PostResult(204, 100_000)) if "busy" in post.url else ok(post)
+
+    @virtual
+    async def run() -> None:
+        town = Town(endpoint)
+        town.table.put(subscription("busy", max_in_flight=1))
+        town.table.put(subscription("well", max_in_flight=32))
+        worker = await town.worker([0])
+        town.send(*(fresh(number, "busy") for number in range(100)))
+        await until(lambda: len(town.posts) == 1)
+        town.replay(*again(1_000, 1_001, to="busy"), *again(*range(2_000), to="well"))
+        await until(lambda: sum("well" in post.url for post in town.posts) == 2_000, 5)
+        assert worker.counters["parked"] == 2
+        await town.done()
+        assert set(town.delivered().values()) == {1}
+
+    run()
+
+
 @virtual
 async def test_a_share_of_the_places_is_kept_from_what_is_replayed() -> None:
     """Of the endpoint's, as from retries; and of the worker's, whoever it is replayed to."""
