@@ -143,7 +143,7 @@ def test_wrong_usage_is_told_with_the_option(cli: Cli) -> None:
 
 
 def worker_ready(worker: Started) -> None:
-    assert worker.said("ready") == "ready: fan-out, delivery\n"
+    assert worker.said("ready") == "ready: fan-out, delivery, replay\n"
 
 
 async def test_the_river_runs_stops_and_is_replayed(cli: Cli) -> None:
