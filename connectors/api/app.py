@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+import re
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from functools import cache
 from typing import Annotated, Any, get_args, get_origin
 
@@ -65,7 +66,30 @@ def make_app(routes: Sequence[Route], services: Services, config: ApiConfig) -> 
         app.router.add_route(route.method, route.path, handler)
         if route.method == "GET":
             app.router.add_route("HEAD", route.path, handler)
+    for method, path, allowed in _shadowed(routes):
+        app.router.add_route(method, path, _not_allowed(allowed))
     return app
+
+
+def _shadowed(routes: Sequence[Route]) -> Iterator[tuple[str, str, set[str]]]:
+    """Method, path and the methods that the path takes, where another route would take the path's last word for an
+    id: `/things/search` takes POST, and `GET /things/{id}` is none of its methods."""
+    taken: dict[str, set[str]] = {}
+    for route in routes:
+        taken.setdefault(route.path, set()).update({route.method, "HEAD"} if route.method == "GET" else {route.method})
+    for path, methods in taken.items():
+        if "{" in path:
+            continue
+        for other, more in taken.items():
+            if "{" in other and re.fullmatch(re.sub(r"\{[^}]*\}", "[^/]+", other), path):
+                yield from ((method, path, methods) for method in sorted(more - methods))
+
+
+def _not_allowed(allowed: set[str]) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+    async def refuse(request: web.Request) -> web.StreamResponse:
+        raise web.HTTPMethodNotAllowed(request.method, allowed)
+
+    return refuse
 
 
 class _Dispatcher:

@@ -38,19 +38,16 @@ from connectors.dead_letters import DeadLetters
 from schemas.dead_letter import DeadState, Filed
 from schemas.replay import (
     ERROR_CLASSES,
-    EVENT_IDS_MAX,
-    SUBSCRIPTIONS_MAX,
     WORDS_MAX,
     InvalidReplayError,
     Place,
     Selection,
     checked_selection,
 )
-from schemas.subscription import EVENT_TYPES_MAX
 
 TAG = "dead-letters"
 LIMIT_MAX = 200
-#: Named one by one in a request; each is looked up.
+#: Named one by one in a request: of dead letters each is looked up, and a URL must hold what they are sought by.
 IDS_MAX = 100
 #: Counting and exporting at the same time, each with a consumer.
 STREAMS_MAX = 4
@@ -90,12 +87,12 @@ class DeadFilter(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
 
     tenant: Annotated[str | None, Meta(description="Of this tenant only; of an operator's key")] = None
     subscription: Annotated[
-        tuple[str, ...], Meta(max_length=SUBSCRIPTIONS_MAX, description="Of these subscriptions; repeat it for several")
+        tuple[str, ...], Meta(max_length=IDS_MAX, description="Of these subscriptions; repeat it for several")
     ] = ()
     event_type: Annotated[
-        tuple[str, ...], Meta(max_length=EVENT_TYPES_MAX, description="Of these types: order.created, order.*, *")
+        tuple[str, ...], Meta(max_length=IDS_MAX, description="Of these types: order.created, order.*, *")
     ] = ()
-    event: Annotated[tuple[str, ...], Meta(max_length=EVENT_IDS_MAX, description="Of the events with these ids")] = ()
+    event: Annotated[tuple[str, ...], Meta(max_length=IDS_MAX, description="Of the events with these ids")] = ()
     reason: Annotated[
         tuple[str, ...], Meta(max_length=WORDS_MAX, description="Given up for these reasons, such as exhausted")
     ] = ()

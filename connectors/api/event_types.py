@@ -241,7 +241,8 @@ def _view(each: EventType) -> EventTypeView:
 
 
 def _shown(call: Call, each: EventType, status: int = 200) -> Reply:
-    headers = {"ETag": etag(call.get(Catalogue).table.offset_of(each.name))}
+    offset = call.get(Catalogue).table.offset_of(each.name)
+    headers = {"ETag": etag(offset or 0)}  # of ours there is no record: nobody changes them
     if status == 201:
         headers["Location"] = f"/v1/event-types/{quote(each.name, safe='')}"  # it may hold a slash
     return Reply(_view(each), status, headers)

@@ -14,6 +14,8 @@ from aiohttp import web
 
 from streams.cli.running import CommandError
 
+#: A URL with a hundred ids of everything that a list is filtered by.
+LINE_BYTES_MAX = 64 << 10
 #: What requests under way get at a stop.
 SHUTDOWN_SECONDS = 5.0
 
@@ -39,7 +41,7 @@ async def served(
 ) -> AsyncIterator[str]:
     """The application's URL while it is served, on `taken` where that is given. CommandError when the address is
     taken."""
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=SHUTDOWN_SECONDS)
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=SHUTDOWN_SECONDS, max_line_size=LINE_BYTES_MAX)
     await runner.setup()
     try:
         try:

@@ -89,6 +89,7 @@ THINGS = [
         limited=True,
     ),
     route(method="GET", path="/things", handler=list_things, query=Query, answers={200: Answer(description="Listed")}),
+    route(method="POST", path="/things/search", handler=list_things),
     route(method="POST", path="/raw", handler=take_raw, raw=True, media=("*/*",), body_bytes_max=10),
     route(method="GET", path="/fail", handler=fail),
     route(method="GET", path="/wait", handler=wait),
@@ -193,6 +194,8 @@ async def test_what_there_is_no_route_for(api: Api) -> None:
     assert (await api.refused("GET", "/nothing", 404))["detail"].startswith("there is no such path")
     status, _, answered = await api.ask("DELETE", "/things")
     assert (status, answered["Allow"]) == (405, "GET, HEAD")
+    status, _, answered = await api.ask("PUT", "/things/search")  # not the thing of this id
+    assert (status, answered["Allow"]) == (405, "POST")
     await api.refused("PUT", "/things/not.an.id", 404, json={"name": "cup"}, headers=KEY)
 
 
