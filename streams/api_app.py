@@ -31,6 +31,7 @@ from connectors.api.limits import Policy
 from connectors.api.listening import Listeners
 from connectors.api.openapi import openapi
 from connectors.api.principal import Authenticate
+from connectors.api.quarantine import Quarantine
 from connectors.api.receiving import Door, ReceivingConfig
 from connectors.api.routes import Services
 from connectors.api.sources import Sources
@@ -64,6 +65,7 @@ from streams.control import control_services, verifying
 from streams.dead_judge import DeadJudge, mark_topics
 from streams.observed import Observed
 from streams.ports import Registry
+from streams.quarantine_service import QuarantineService
 from streams.replay_wiring import replay_desk
 from streams.secret_keys import SecretKeys
 from streams.settings import Settings
@@ -200,6 +202,7 @@ async def api_app(
             KeyDesk(keys, pen, key_topics(topics, own), secrets.token_bytes, key_check.compute),
             replays_desk := replay_desk(topics, own, pen, replays, progresses),
             dead := Dead(dead_letters, DeadJudge(topics.dead, replays_desk.every, marks.marks), clock.monotonic),
+            Quarantine(QuarantineService(settings, registry, own)),
             DeadDesk(pen, mark_topics(topics, own), lambda: secrets.token_hex(8)),
             Portal(signer, settings.portal_url, lambda: secrets.token_hex(8)),
             History(newest),

@@ -16,6 +16,7 @@ from connectors.api import (
     health,
     keys,
     listening,
+    quarantine,
     receiving,
     replays,
     sources,
@@ -42,6 +43,7 @@ ROUTES: list[Route] = [
     *attempts.ROUTES,
     *dead_letters.ROUTES,
     *dead_actions.ROUTES,
+    *quarantine.ROUTES,
     *health.ROUTES,
     *discovery.ROUTES,
 ]

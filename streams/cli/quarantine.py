@@ -20,8 +20,11 @@ from schemas.codec import wire_header
 from schemas.replay import WHY_CHARACTERS_MAX
 from streams.cli.options import AsJson, Bootstrap, Prefix, RegistryUrl, load_settings, open_registry, time_option_ms
 from streams.cli.output import emit, note, say, steps
-from streams.cli.quarantine_check import Judge
-from streams.cli.quarantine_log import (
+from streams.cli.quarantine_view import lines, one_line
+from streams.cli.running import CommandError, run
+from streams.cli.writing import asking
+from streams.quarantine_check import Judge
+from streams.quarantine_log import (
     Discarded,
     Filter,
     Place,
@@ -31,10 +34,8 @@ from streams.cli.quarantine_log import (
     not_there,
     parse_place,
 )
-from streams.cli.quarantine_resend import Audit, Selection, Verdict, left, plan, resender
-from streams.cli.quarantine_view import described, hidden, lines, one_line, page, told
-from streams.cli.running import CommandError, run
-from streams.cli.writing import asking
+from streams.quarantine_page import described, hidden, page, told
+from streams.quarantine_resend import Audit, Selection, Verdict, left, plan, resender
 from streams.settings import Settings
 from streams.wiring import client_config, register_own_schemas
 
@@ -261,13 +262,18 @@ def discard(
 
 
 async def _discarded(settings: Settings, selection: Selection, why: str) -> int:
-    await require_topics(client_config(settings), [settings.topics.audit])
-    async with open_registry(settings) as registry:
-        own = await register_own_schemas(registry, settings.topics)
+    audit = await _audit(settings)
     async with resender(settings) as writing:
         # Asked anew: what was resent meanwhile is not discarded.
         places = await left(settings, selection)
-        return await writing.discard(places, asking(), why, Audit(settings.topics.audit, wire_header(own.audit_record)))
+        return await writing.discard(places, asking(), why, audit)
+
+
+async def _audit(settings: Settings) -> Audit:
+    await require_topics(client_config(settings), [settings.topics.audit])
+    async with open_registry(settings) as registry:
+        own = await register_own_schemas(registry, settings.topics)
+    return Audit(settings.topics.audit, wire_header(own.audit_record))
 
 
 async def _planned(settings: Settings, selection: Selection) -> list[Verdict]:
@@ -276,10 +282,11 @@ async def _planned(settings: Settings, selection: Selection) -> list[Verdict]:
 
 
 async def _resent(settings: Settings, selection: Selection) -> list[Verdict]:
+    audit = await _audit(settings)
     async with resender(settings) as writing:
         verdicts = await _planned(settings, selection)
         with steps("resending", sum(verdict.skip is None for verdict in verdicts)) as progress:
-            await writing.resend(verdicts, selection.value, progress.at)
+            await writing.resend(verdicts, selection.value, progress.at, (asking(), audit))
     return verdicts
 
 

@@ -38,6 +38,7 @@ from schemas.errors import (
 )
 from schemas.replay import InvalidReplayError
 from streams.cli.output import complain, note, watching
+from streams.quarantine_log import QuarantineError
 from streams.wiring import WorkerError
 
 T = TypeVar("T")
@@ -60,6 +61,7 @@ _SENTENCES = (
     KafkaUnavailable,
     KeyConflictError,
     MetricsServerError,
+    QuarantineError,
     RecordTooLargeError,
     RegistryUnavailableError,
     ReplayConflictError,

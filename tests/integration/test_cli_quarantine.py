@@ -23,13 +23,14 @@ from schemas.errors import UndecodableError
 from schemas.event import Event, encode_event
 from schemas.frame import Headers
 from streams.cli.options import open_registry
-from streams.cli.quarantine_check import Judge
-from streams.cli.quarantine_log import Filter, Place
-from streams.cli.quarantine_resend import Selection, plan, resender
-from streams.cli.running import CommandError
 from streams.counters import Counters
 from streams.quarantine import quarantined
+from streams.quarantine_check import Judge
+from streams.quarantine_log import Filter, Place, QuarantineError
+from streams.quarantine_resend import Selection, plan, resender
 from tests.cli import Cli
+from tests.helpers import eventually
+from tests.integration.test_api import running
 from tests.integration.workers import Site
 
 ORDER = json.dumps(
@@ -69,8 +70,18 @@ class Town:
     def actions(self, *arguments: str) -> dict[str, str]:
         return {each["place"].partition("/")[2]: each["action"] for each in self.resend(*arguments)}
 
+    def resent_events(self) -> list[Any]:
+        """Once brokers have ended the transactions, which they may do after they have said so."""
+        topic = self.site.topics.events
+
+        def read(isolation: str) -> list[Any]:
+            return self.site.read(topic, isolation=isolation)
+
+        eventually(lambda: len(read("read_committed")) == len(read("read_uncommitted")))
+        return read("read_committed")
+
     def events(self) -> list[tuple[bytes, bytes]]:
-        return [(message.key(), message.value()) for message in self.site.read(self.site.topics.events)]
+        return [(message.key(), message.value()) for message in self.resent_events()]
 
 
 @pytest.fixture
@@ -106,7 +117,7 @@ def test_events_are_resent_when_their_schema_has_arrived_and_never_twice(town: T
     assert "resent: 2, skipped: 1 undecodable" in said
     assert f"skipped {town.quarantine}/0/2: wrong_magic: the first byte is 0x7b" in said
 
-    first, second = town.site.read(town.site.topics.events)
+    first, second = town.resent_events()
     assert (first.key(), first.value(), first.partition()) == (b"a", town.order(1), 1)
     origin = [
         ("distributary-original-topic", town.site.topics.events.encode()),
@@ -140,13 +151,70 @@ def test_what_nobody_mends_is_discarded_with_who_and_why(town: Town) -> None:
     assert (first["discarded"]["why"], second["discarded"]) == ("a test", None)
     assert "it was discarded by cli:" in town.cli.fails("quarantine", "resend", "0/0")
     assert town.actions("0/0", "--again", "--force") == {"0/0": "resent"}
-    (record,) = town.site.read(town.site.topics.audit)
+    record, _ = town.site.read(town.site.topics.audit)
     told = decode_audit(record.value())
     assert (told.action, told.kind, told.after) == (
         "discarded",
         "quarantine",
         json.dumps({"why": "a test", "places": [f"{town.quarantine}/0/0"]}, separators=(",", ":")),
     )
+
+
+async def test_over_http(town: Town) -> None:
+    town.put_aside(town.site.topics.events, [(b"a", town.order(1)), (b"b", town.order(2))], headers=CE)
+    town.put_aside(town.site.topics.events, [(b"c", GARBAGE), (b"d", GARBAGE)], reason="wrong_magic")
+    secret = b'{"id":"acme","secrets":["whsec_AAAA"]'
+    town.put_aside(town.site.topics.subscriptions, [(b"acme", secret)], reason="invalid")
+    async with running(town.site.settings) as api:
+        operator, acme = api("operator"), api("acme")
+        await acme.get("/v1/quarantine", 403)
+
+        async def listed(query: str = "") -> list[str]:
+            found: list[dict[str, Any]] = []
+            cursor = ""
+            while True:
+                page = await operator.get(f"/v1/quarantine?limit=2{query}{cursor}")
+                found += page["items"]
+                if page["next"] is None:
+                    return [f"{each['id']} {each['state']}" for each in found]
+                cursor = f"&cursor={page['next']}"
+
+        async def post(what: str, status: int, **body: Any) -> Any:
+            got, document, _ = await operator.ask("POST", f"/v1/quarantine/{what}", json=body)
+            assert got == status, document
+            return document
+
+        assert await listed() == [f"0-{offset} open" for offset in (4, 3, 2, 1, 0)]
+        assert await listed("&reason=wrong_magic&topic=events&partition=1") == ["0-3 open", "0-2 open"]
+        assert await listed("&state=resent") == []
+        one = await operator.get("/v1/quarantine/0-2")
+        assert (one["reason"], one["key"], one["content"]["now"]["reason"]) == ("wrong_magic", "c", "wrong_magic")
+        assert "whsec" not in json.dumps(await operator.get("/v1/quarantine/0-4"))
+        await operator.get("/v1/quarantine/0-99", 404)
+
+        for bad in ({}, {"all": True, "ids": ["0-1"]}):
+            await post("resend", 422, **bad)
+        await post("discard", 422, all=True)
+        assert (await post("discard", 200, reason="wrong_magic", why="a test"))["discarded"] == 2
+        assert (await post("discard", 404, ids=["0-99"], why="a test"))["detail"].startswith("there is no quarantined")
+        town.schema_arrives()
+        dry = await post("resend", 200, all=True, dry_run=True)
+        assert (dry["resent"], dry["skipped"]) == (2, 3)
+        assert {each["id"]: each["reason"] for each in dry["examples"]} == {
+            "0-2": "discarded",
+            "0-3": "discarded",
+            "0-4": "no_source",
+        }
+        assert town.events() == []
+        assert (await post("resend", 200, ids=["0-0", "0-1"]))["resent"] == 2
+        assert [key for key, _ in town.events()] == [b"a", b"b"]
+        assert await listed() == ["0-4 open", "0-3 discarded", "0-2 discarded", "0-1 resent", "0-0 resent"]
+        assert (await operator.get("/v1/quarantine?state=discarded"))["items"][0]["discarded"]["by"] == "key:op"
+        trail = (await operator.get("/v1/audit"))["items"]
+        assert [(each["action"], each["kind"]) for each in trail] == [
+            ("resent", "quarantine"),
+            ("discarded", "quarantine"),
+        ]
 
 
 def test_a_record_is_resent_with_a_fixed_value(town: Town, tmp_path: Path) -> None:
@@ -270,7 +338,7 @@ async def test_of_two_that_resend_at_once_one_stops_and_nothing_is_doubled(town:
         planned = await plan(settings, judge, selection)
         assert [verdict.place for verdict in planned] == [Place(town.quarantine, 0, 0)]
         async with resender(settings) as second:
-            with pytest.raises(CommandError, match=r"another .* was started meanwhile"):
+            with pytest.raises(QuarantineError, match=r"another .* was started meanwhile"):
                 await first.resend(planned, None, lambda _: None)
             done: list[int] = []
             assert await second.resend(await plan(settings, judge, selection), None, done.append) == 1

@@ -153,6 +153,11 @@ CASES: dict[tuple[str, str], list[Case]] = {
         thing("/v1/dead-letters/discard", {"ids": [THEIR_DEAD], "why": "w"}),
         named("/v1/dead-letters/discard", {"all": True, "tenant": OTHER, "why": "w"}),
     ],
+    # What is in quarantine is nobody's yet: operators see it, and no tenant does.
+    ("GET", "/v1/quarantine"): [named("/v1/quarantine")],
+    ("GET", "/v1/quarantine/{id}"): [named("/v1/quarantine/0-0")],
+    ("POST", "/v1/quarantine/resend"): [named("/v1/quarantine/resend", {"all": True})],
+    ("POST", "/v1/quarantine/discard"): [named("/v1/quarantine/discard", {"all": True, "why": "w"})],
     ("GET", "/v1/replays"): [named(f"/v1/replays?tenant={OTHER}")],
     ("POST", "/v1/replays"): [
         named("/v1/replays", {"tenant": OTHER}),

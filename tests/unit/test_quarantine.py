@@ -12,12 +12,12 @@ from schemas import codec
 from schemas.endpoint import Operation, encode_operation
 from schemas.errors import UndecodableError
 from schemas.frame import Headers
-from streams.cli.quarantine_check import Judge
-from streams.cli.quarantine_log import Discarded, Filter, Place, Quarantined, Resent, entry, parse_place
-from streams.cli.quarantine_view import described, hex_dump, hidden, lines, one_line, told
-from streams.cli.running import CommandError
+from streams.cli.quarantine_view import hex_dump, lines, one_line
 from streams.counters import Counters
 from streams.quarantine import ORIGINAL_OFFSET, ORIGINAL_PARTITION, ORIGINAL_TOPIC, discarded, quarantined, resent
+from streams.quarantine_check import Judge
+from streams.quarantine_log import Discarded, Filter, Place, Quarantined, QuarantineError, Resent, entry, parse_place
+from streams.quarantine_page import described, hidden, told
 from streams.settings import Settings
 
 AT = ("events.quarantine", 2, 7)
@@ -112,7 +112,7 @@ def test_a_place_is_named_in_three_ways(text: str) -> None:
 
 @pytest.mark.parametrize("text", ["", "7", "events/2/7", "2/-7", "events.quarantine/2/x", "a/events.quarantine/2/7"])
 def test_other_texts_are_no_place(text: str) -> None:
-    with pytest.raises(CommandError, match="is no place in the quarantine; give it as"):
+    with pytest.raises(QuarantineError, match="is no place in the quarantine; give it as"):
         parse_place(text, "events.quarantine", "")
 
 

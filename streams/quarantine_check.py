@@ -18,10 +18,10 @@ from schemas.frame import Headers
 from schemas.resolution import Resolver
 from schemas.subscription_codec import SubscriptionDecoder
 from schemas.topics import DATA_BYTES_MAX, EVENT_BYTES_MAX
-from streams.cli.quarantine_log import Place
-from streams.cli.values import iso, readable
 from streams.ports import Registry
+from streams.quarantine_log import Place
 from streams.settings import Settings
+from streams.values import iso, readable
 from streams.wiring import client_config, register_own_schemas
 
 #: No reason that a record is quarantined for: those have been read.

@@ -21,9 +21,8 @@ from schemas.audit import Asked, audit_out, audit_record
 from schemas.errors import FencedError, UndecodableError
 from schemas.frame import Out
 from streams import quarantine
-from streams.cli.quarantine_check import Judge
-from streams.cli.quarantine_log import Discarded, Filter, Place, Quarantined, Resent, entries, not_there
-from streams.cli.running import CommandError
+from streams.quarantine_check import Judge
+from streams.quarantine_log import Discarded, Filter, Place, Quarantined, QuarantineError, Resent, entries, not_there
 from streams.settings import Settings
 from streams.wiring import client_config
 
@@ -66,7 +65,7 @@ class Verdict(msgspec.Struct, frozen=True):
 
 
 async def plan(settings: Settings, judge: Judge, selection: Selection) -> list[Verdict]:
-    """What becomes of each selected record, by place. CommandError for a place where there is none."""
+    """What becomes of each selected record, by place. QuarantineError for a place where there is none."""
     config, topic = client_config(settings), settings.topics.quarantine
     await wait_for_open_transactions(config, topic)
     sizes = await partitions(config)
@@ -92,7 +91,7 @@ async def plan(settings: Settings, judge: Judge, selection: Selection) -> list[V
 
 
 async def left(settings: Settings, selection: Selection) -> set[Place]:
-    """Of the selected records, those that were neither resent nor discarded. CommandError for a place where there is
+    """Of the selected records, those that were neither resent nor discarded. QuarantineError for a place where there is
     none."""
     config, topic = client_config(settings), settings.topics.quarantine
     await wait_for_open_transactions(config, topic)
@@ -134,28 +133,39 @@ class Resender:
         self._settings = settings
         self._publisher = publisher
 
-    async def resend(self, verdicts: Sequence[Verdict], value: bytes | None, on_done: Callable[[int], None]) -> int:
-        """Resend what has no `skip`; how many there were. `on_done` is told how many are durable so far.
+    async def resend(
+        self,
+        verdicts: Sequence[Verdict],
+        value: bytes | None,
+        on_done: Callable[[int], None],
+        told: tuple[Asked, Audit] | None = None,
+    ) -> int:
+        """Resend what has no `skip`; how many there were. `on_done` is told how many are durable so far, and the audit
+        trail, in the same transactions, who `told` us to.
 
-        CommandError when another resend was started meanwhile; RecordTooLargeError, ClusterError.
+        QuarantineError when another resend was started meanwhile; RecordTooLargeError, ClusterError.
         """
         chosen = {verdict.place for verdict in verdicts if verdict.skip is None}
-        done, waiting, outs, size = 0, 0, list[Out](), 0
+        done, outs, size = 0, list[Out](), 0
+        waiting: list[Place] = []
 
         async def write() -> None:
-            nonlocal done, waiting, outs, size
+            nonlocal done, outs, size
+            if told is not None:
+                outs.append(_record(*told, "resent", waiting))
             await self._write(outs)
-            done += waiting
-            waiting, outs, size = 0, [], 0
+            done += len(waiting)
+            outs, size = [], 0
+            waiting.clear()
             on_done(done)
 
         if chosen:
             async for each in entries(client_config(self._settings), self._settings.topics.quarantine):
                 if isinstance(each, Quarantined) and each.place in chosen:
                     outs += _outs(each, value)
-                    waiting += 1
+                    waiting.append(each.place)
                     size += len(outs[-2][2] or b"")
-                    if waiting >= GROUP_RECORDS or size >= GROUP_BYTES:
+                    if len(waiting) >= GROUP_RECORDS or size >= GROUP_BYTES:
                         await write()
         if outs:
             await write()
@@ -169,11 +179,10 @@ class Resender:
 
         async def write() -> None:
             nonlocal done
-            named = [str(each.place) for each in waiting]
-            record = audit_record(asked, "discarded", "quarantine", named[0], None, None, {"why": why, "places": named})
+            record = _record(asked, audit, "discarded", [each.place for each in waiting], why)
             by = asked.principal.actor
             marks = [quarantine.discarded(_tuple(each.place), each.key, by, why) for each in waiting]
-            await self._write([*marks, audit_out(audit.topic, audit.header, record)])
+            await self._write([*marks, record])
             done += len(waiting)
             waiting.clear()
 
@@ -190,10 +199,16 @@ class Resender:
         try:
             await self._publisher.publish(outs, [])
         except FencedError:
-            raise CommandError(
+            raise QuarantineError(
                 "another `distributary quarantine resend` or `discard` was started meanwhile and goes on; this one has"
                 " stopped, and nothing is resent twice"
             ) from None
+
+
+def _record(asked: Asked, audit: Audit, action: str, places: Sequence[Place], why: str = "") -> Out:
+    after = {"why": why, "places": [str(place) for place in places]}
+    record = audit_record(asked, action, "quarantine", str(places[0]), None, None, after)
+    return audit_out(audit.topic, audit.header, record)
 
 
 def _outs(record: Quarantined, value: bytes | None) -> list[Out]:

@@ -15,7 +15,14 @@ from confluent_kafka import Message
 from connectors.feed import Reader
 from schemas.frame import Headers
 from streams import quarantine
-from streams.cli.running import CommandError
+
+
+class QuarantineError(Exception):
+    """What is asked of quarantined records cannot be done; one sentence with the next step."""
+
+
+class NotQuarantinedError(QuarantineError):
+    """There is none at the place."""
 
 
 class Place(msgspec.Struct, frozen=True, order=True):
@@ -128,7 +135,7 @@ def entry(message: Message) -> Entry:
 def parse_place(text: str, topic: str, prefix: str) -> Place:
     """The place that `events.quarantine/0/17` means: the topic with or without its prefix, or only `0/17`.
 
-    CommandError for anything else.
+    QuarantineError for anything else.
     """
     match text.split("/"):
         case [partition, offset]:
@@ -138,16 +145,16 @@ def parse_place(text: str, topic: str, prefix: str) -> Place:
         case _:
             named = partition = offset = ""
     if named not in (topic, topic.removeprefix(prefix)) or not (partition.isdecimal() and offset.isdecimal()):
-        raise CommandError(
+        raise QuarantineError(
             f"{text!r} is no place in the quarantine; give it as {topic}/PARTITION/OFFSET, as"
             " `distributary quarantine list` prints it"
         )
     return Place(topic, int(partition), int(offset))
 
 
-def not_there(place: Place) -> CommandError:
+def not_there(place: Place) -> NotQuarantinedError:
     """Of a place at which there is none."""
-    return CommandError(
+    return NotQuarantinedError(
         f"there is no quarantined record at {place}, or no longer; `distributary quarantine list` shows what there is"
     )
 
