@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 
 import pytest
@@ -12,6 +13,7 @@ from connectors.extents import TopicExtents
 from connectors.local_kafka import Cluster
 from connectors.memory import MemoryExtents, MemoryKafka
 from streams.ports import Extents
+from tests.helpers import eventually_async
 
 START_MS = 1_760_000_000_000
 #: Of the records of partition 0, by offset: out of order, as producers' clocks are.
@@ -55,6 +57,15 @@ CASES = (
     (40, 100, 3, 4),
     (41, None, 4, 4),
 )
+
+
+async def test_who_does_not_answer_is_asked_again(caplog: pytest.LogCaptureFixture) -> None:
+    nobody = TopicExtents({"bootstrap.servers": "127.0.0.1:1"})
+    asking = asyncio.create_task(nobody("t", None, None))
+    await eventually_async(lambda: "is not known" in caplog.text, timeout_s=30, message="it says so")
+    assert not asking.done()
+    asking.cancel()
+    await asyncio.gather(asking, return_exceptions=True)
 
 
 async def test_extents(extents: tuple[Extents, str]) -> None:

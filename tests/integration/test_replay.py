@@ -13,11 +13,13 @@ import pytest
 import pytest_asyncio
 
 from connectors.local_kafka import Cluster
+from connectors.publisher import TransactionalPublisher
 from connectors.replays import ProgressTable
 from schemas import codec
 from schemas.delivery import REPLAY_HEADER, Wire, decode_delivery, encode_dead_letter, encode_delivery
 from schemas.ids import delivery_id
 from schemas.replay import Progress, Replay, Selection, encode_replay
+from streams import replay_role
 from tests.conftest import new_prefix
 from tests.helpers import eventually_async
 from tests.integration.workers import Site
@@ -106,9 +108,12 @@ async def test_killed_in_the_middle_another_worker_goes_on_and_each_is_sent_once
     assert (operation.kind, operation.reason, operation.count) == ("replay.finished", "done", 6_000)
 
 
-async def test_planned_run_paused_resumed_and_cancelled(place: Place) -> None:
-    site = place.site
-    order = place.order("rpl_slow", wanted="planned", rate_max=200.0)
+async def test_planned_run_paused_resumed_and_cancelled(
+    place: Place, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    site, bootstrap = place.site, place.site.settings.bootstrap
+    monkeypatch.setattr(replay_role, "FENCED_PAUSE_S", 0.1)
+    order = place.order("rpl_slow", wanted="planned", rate_max=100.0)
     async with site.worker(["replay"]) as worker:
         planned = await place.comes_to("planned", "rpl_slow")
         assert (planned.counted, planned.sent) == (6_000, 0)
@@ -127,6 +132,15 @@ async def test_planned_run_paused_resumed_and_cancelled(place: Place) -> None:
         assert not worker.metrics.dead()
         place.put(running)
         await place.comes_to("running", "rpl_slow")
+        intruder = TransactionalPublisher({"bootstrap.servers": bootstrap}, site.settings.group("replay"), lambda: None)
+        await intruder.start()  # as a worker that has become active without this one's knowledge
+        await intruder.close()
+        fenced = "another worker runs the replays"
+        await eventually_async(lambda: fenced in caplog.text, timeout_s=30, message="this worker is fenced")
+        before = place.sent("rpl_slow").total()
+        await eventually_async(
+            lambda: place.sent("rpl_slow").total() > before, timeout_s=60, message="it is active again"
+        )
         place.put(msgspec.structs.replace(running, wanted="cancelled"))
         cancelled = await place.comes_to("cancelled", "rpl_slow")
         assert place.sent("rpl_slow").total() == cancelled.sent >= paused.sent
