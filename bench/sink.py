@@ -47,6 +47,7 @@ class _Memory:
         self.times: defaultdict[bytes, array[float]] = defaultdict(lambda: array("d"))
         self.ids: dict[bytes, float] = {}
         self.posts: list[Posted] = []
+        self.taken: Counter[str] = Counter()  # of these, those that were answered 204, by path
         self.down = False
         notes = {"nothing": None, "times": self._time, "ids": self._id, "posts": self._post}
         self.note: Callable[[bytes, bytes], None] | None = notes[keep]
@@ -60,6 +61,7 @@ class _Memory:
     def _post(self, path: bytes, head: bytes) -> None:
         replay = _field(head, b"webhook-replay").decode() if b"\r\nwebhook-replay:" in head else ""
         status = 503 if self.is_down(path) else 204
+        self.taken[path.decode()] += status == 204
         self.posts.append(Posted(path.decode(), _field(head, b"webhook-id").decode(), time.monotonic(), status, replay))
 
     def is_down(self, path: bytes) -> bool:
@@ -74,8 +76,8 @@ class _Memory:
         if path.startswith(b"/posts/"):
             under = path[len(b"/posts") :].decode()
             return [list(each) for each in self.posts if each.path.startswith(under)]
-        if path == b"/counts" and self.posts:  # of those that were taken
-            return Counter(each.path for each in self.posts if each.status == 204)
+        if path == b"/counts" and self.posts:
+            return self.taken
         if path == b"/counts":
             return {name.decode(): len(times) for name, times in self.times.items()}
         if path == b"/times":
