@@ -44,7 +44,8 @@ from streams.core.match import MatchIndex
 from streams.core.oauth2 import ANSWER_BYTES_MAX
 from streams.core.parked import ParkedLog
 from streams.counters import Counters, line
-from streams.dispatch import Dispatch, DispatchLimits
+from streams.dispatch import Dispatch
+from streams.dispatch_state import DispatchLimits
 from streams.fan_out import FanOut
 from streams.operation_events import OperationEvents
 from streams.ports import Registry, Sender, Tracer

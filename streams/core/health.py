@@ -4,8 +4,8 @@ Two questions that are not the same. Whether it can answer at all, the circuit a
 above, is a failure. Whether anything is delivered there, auto-disable asks: only a 2xx is a success, and 429, which is
 a matter of pace, says neither.
 
-This file says what changed; records of it are written elsewhere (`streams/dispatch.py`), and so is what becomes of
-deliveries.
+This file says what changed; records of it are written elsewhere (`streams/dispatch_health.py`), and so is what becomes
+of deliveries.
 """
 
 from __future__ import annotations

@@ -21,7 +21,8 @@ from streams.core.breaker import NEVER, BreakerPolicy
 from streams.core.ledger import Ledger
 from streams.core.parked import ParkedLog
 from streams.counters import Counters
-from streams.dispatch import Dispatch, DispatchLimits
+from streams.dispatch import Dispatch
+from streams.dispatch_state import DispatchLimits
 from streams.fan_out import FanOut
 from streams.ports import Clock, LogReader, Publisher
 from streams.settle import Settler

@@ -45,7 +45,8 @@ from streams.core.ledger import Ledger
 from streams.core.match import MatchIndex
 from streams.core.parked import ParkedLog, finished_by
 from streams.counters import Counters
-from streams.dispatch import Dispatch, DispatchLimits
+from streams.dispatch import Dispatch
+from streams.dispatch_state import DispatchLimits
 from streams.ports import Route
 from streams.records import DeliverySchemas
 from streams.settle import Settler

@@ -36,7 +36,8 @@ from schemas.sealing import Keyring, opened, sealed
 from streams.core.formats import CLOUDEVENTS_BATCH
 from streams.core.ledger import Ledger
 from streams.core.parked import ParkedLog, finished_by
-from streams.dispatch import Dispatch, DispatchLimits
+from streams.dispatch import Dispatch
+from streams.dispatch_state import DispatchLimits
 from streams.records import DeliverySchemas
 from tests.helpers import eventually_async
 from tests.unit.stages import SECRET, TOPICS, Consumed, World, read, subscription, turns, why_quarantined

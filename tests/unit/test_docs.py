@@ -265,7 +265,8 @@ def test_words_for_what_went_wrong() -> None:
     outcomes, causes, reasons = first_cells
     assert outcomes == set(OUTCOMES)
     assert causes == CAUSES
-    deciding = ("streams/core/verdict.py", "streams/dispatch.py", "streams/core/fanout.py")
+    rooms = [path.relative_to(ROOT) for path in (ROOT / "streams").glob("dispatch*.py")]
+    deciding = ("streams/core/verdict.py", "streams/core/fanout.py", *rooms)
     source = "".join((ROOT / name).read_text() for name in deciding)
     found = re.findall(r'(?:Dead|Failure)\("(\w+)"|_bury\([^"]+"(\w+)"', source)
     assert reasons == {judged or buried for judged, buried in found}
