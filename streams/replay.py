@@ -179,6 +179,8 @@ class Replaying:
                 await self._enter(order, self.progress.get(order.id), "failed", str(error))
         for job in [job for name, job in self._jobs.items() if name not in self._open]:
             await self._drop(job)  # the order was removed
+        for name in self.progress.keys() - self._open.keys():
+            del self.progress[name]
         return worked
 
     async def _turn(self, order: Replay, progress: Progress | None, state: State) -> bool:
@@ -188,7 +190,8 @@ class Replaying:
         if state == "counting":
             return await self._count(await self._job(order, progress), progress)
         if state == "running":
-            return await self._send(await self._job(order, progress))
+            job = await self._job(order, progress)
+            return await self._send(job, self.progress.get(order.id, progress))  # removed meanwhile, it is not there
         if state == "waiting":
             return await self._give_up_missing(order, progress)
         return False
@@ -312,8 +315,7 @@ class Replaying:
         await self._note(job, progress)
         return step.read > 0 or _is_read(progress)
 
-    async def _send(self, job: _Job) -> bool:
-        progress = self.progress[job.order.id]
+    async def _send(self, job: _Job, progress: Progress) -> bool:
         most, bucket = self._limits.deliveries_max, job.bucket
         if bucket is not None:
             wait_s = bucket.wait_s(self._clock.monotonic())

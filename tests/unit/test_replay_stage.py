@@ -398,7 +398,30 @@ async def test_one_that_is_removed_is_no_more_looked_at_and_others_wait_for_its_
         await town.comes_to("running")
         await passing(5)
         assert town.state("rpl_2") == ""
+        stage = town.orders.stage
+        assert stage is not None
+        assert list(stage.progress) == ["rpl_1"]
         town.orders.remove("rpl_1")
         await town.comes_to("done", "rpl_2")
         assert town.readers == 0
+        assert not stage.progress
     assert sum(count for (_, replay), count in town.names().items() if replay == "rpl_2") == 120
+
+
+@pytest.mark.parametrize("turns", range(0, 120, 3))
+def test_one_that_is_removed_at_any_moment_stops_nothing(turns: int) -> None:
+    @virtual
+    async def test() -> None:
+        town = await a_town()
+        town.order()
+        async with town.running() as task:
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            town.orders.remove("rpl_1")
+            await passing(10)
+            assert not task.done()
+            assert town.readers == 0
+            assert town.orders.stage is not None
+            assert not town.orders.stage.progress
+
+    test()
