@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from functools import cache
 from typing import Annotated, Any, get_args, get_origin
 
@@ -146,8 +146,10 @@ class _Dispatcher:
             query = _query(request.query, route)
             body: Any = None
             if route.takes_body:
-                content = await _read(request, route)
-                body = content if decoder is None else _decoded(decoder, content)
+                body = _parts(request, route)
+                if request.content_type not in route.in_parts:
+                    content = b"".join([part async for part in body])
+                    body = content if decoder is None else _decoded(decoder, content)
             call = Call(
                 request=request,
                 route=route,
@@ -245,22 +247,20 @@ def _bad_query(path: str, detail: str) -> ProblemError:
     return ProblemError(400, f"the query is not understood: {detail}", errors=[Fault(path, detail)])
 
 
-async def _read(request: web.Request, route: Route) -> bytes:
-    """The body, within the route's bound."""
+async def _parts(request: web.Request, route: Route) -> AsyncIterator[bytes]:
+    """The body as it comes, within the route's bound. ProblemError 413 and 415."""
     expected = request.body_exists or route.body is not None
     if expected and request.content_type not in route.media and "*/*" not in route.media:
         raise ProblemError(415, f"the body must be {' or '.join(route.media)}; say so in Content-Type")
     too_large = ProblemError(413, f"the body is larger than {route.body_bytes_max} bytes; send less at once")
     if (request.content_length or 0) > route.body_bytes_max:
         raise too_large
-    parts: list[bytes] = []
     size = 0
     async for part in request.content.iter_any():
         size += len(part)
         if size > route.body_bytes_max:
             raise too_large
-        parts.append(part)
-    return b"".join(parts)
+        yield part
 
 
 def _decoded(decoder: msgspec.json.Decoder[Any], content: bytes) -> Any:

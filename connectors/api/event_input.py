@@ -89,15 +89,51 @@ _CLOUD = msgspec.json.Decoder(CloudEventGiven)
 _RAW = msgspec.json.Decoder(list[msgspec.Raw])
 
 
+class Lines:
+    """Events of which each is a line (`LINES`), read as they come: of the text, no more is kept than a line that has
+    not ended. ProblemError 413 and 422, of many faults as soon as there are enough."""
+
+    def __init__(self) -> None:
+        self._events: list[EventGiven] = []
+        self._faults: list[tuple[str, str]] = []
+        self._begun: list[bytes] = []  # parts of a line
+        self._count = 0
+
+    def feed(self, part: bytes) -> None:
+        """The next part of the body, which may end anywhere."""
+        *ended, rest = part.split(b"\n")
+        for line in ended:
+            self._take(b"".join((*self._begun, line)))
+            self._begun.clear()
+        if rest:
+            self._begun.append(rest)
+
+    def end(self) -> list[EventGiven]:
+        """All events, when the body has ended."""
+        self._take(b"".join(self._begun))
+        if self._faults:
+            raise refused(self._faults, True)
+        if not self._count:
+            raise _no_events()
+        return self._events
+
+    def _take(self, line: bytes) -> None:
+        if not line or line.isspace():
+            return
+        if self._count == EVENTS_MAX:
+            raise ProblemError(413, f"there are more than {EVENTS_MAX} events; send fewer at once")
+        _read_one(_ONE, self._count, line, self._events, self._faults)
+        self._count += 1
+        if len(self._faults) >= FAULTS_MAX:
+            raise refused(self._faults, True)
+
+
 def read_events(media: str, body: bytes, headers: Mapping[str, str]) -> tuple[list[EventGiven], bool]:
-    """The events, and whether they came as a batch. ProblemError 400, 413 and 422, with every place that is wrong.
+    """The events of all forms but lines, and whether they came as a batch. ProblemError 400, 413 and 422, with every
+    place that is wrong.
 
     `headers` are those of the request that begin with `ce-`, in lower case: with them, JSON is a CloudEvent's data.
     """
-    if media in LINES:
-        lines = [line for line in body.split(b"\n") if not line.isspace() and line]
-        _count(lines)
-        return _each(_ONE, lines), True
     if media == CLOUD_EVENT:
         return [_of_cloud(_single(_CLOUD, body))], False
     if media == CLOUD_EVENTS:
@@ -148,7 +184,11 @@ def _count(events: Sequence[object]) -> None:
     if len(events) > EVENTS_MAX:
         raise ProblemError(413, f"{len(events)} events are more than {EVENTS_MAX}; send fewer at once")
     if not events:
-        raise ProblemError(422, "there are no events in the request; send at least one")
+        raise _no_events()
+
+
+def _no_events() -> ProblemError:
+    return ProblemError(422, "there are no events in the request; send at least one")
 
 
 def _items(body: bytes) -> list[msgspec.Raw]:
@@ -176,21 +216,32 @@ def _each(decoder: msgspec.json.Decoder[Any], items: Sequence[Any]) -> list[Even
     events: list[EventGiven] = []
     faults: list[tuple[str, str]] = []
     for number, item in enumerate(items):
-        try:
-            found = decoder.decode(item)
-            events.append(_of_cloud(found) if isinstance(found, CloudEventGiven) else found)
-        except msgspec.ValidationError as error:
-            path, sentence = place_of(str(error))
-            faults.append((f"/{number}{path}", sentence))
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            faults.append((f"/{number}", f"is not JSON: {error}"))
-        except ProblemError as problem:
-            faults += [(f"/{number}{fault.path}", fault.detail) for fault in problem.errors]
+        _read_one(decoder, number, item, events, faults)
         if len(faults) >= FAULTS_MAX:
             break
     if faults:
         raise refused(faults, True)
     return events
+
+
+def _read_one(
+    decoder: msgspec.json.Decoder[Any],
+    number: int,
+    item: Any,
+    events: list[EventGiven],
+    faults: list[tuple[str, str]],
+) -> None:
+    """To one of both lists."""
+    try:
+        found = decoder.decode(item)
+        events.append(_of_cloud(found) if isinstance(found, CloudEventGiven) else found)
+    except msgspec.ValidationError as error:
+        path, sentence = place_of(str(error))
+        faults.append((f"/{number}{path}", sentence))
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        faults.append((f"/{number}", f"is not JSON: {error}"))
+    except ProblemError as problem:
+        faults += [(f"/{number}{fault.path}", fault.detail) for fault in problem.errors]
 
 
 def _of_cloud(given: CloudEventGiven) -> EventGiven:

@@ -7,7 +7,8 @@ All events of a request are published or none; 202 says that Kafka has them. Wha
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from hashlib import blake2b
 from typing import Annotated
 
 import msgspec
@@ -21,9 +22,11 @@ from connectors.api.event_input import (
     CE,
     EVENTS_MAX,
     FAULTS_MAX,
+    LINES,
     MEDIA,
     Body,
     EventGiven,
+    Lines,
     no_type,
     read_events,
     refused,
@@ -91,8 +94,10 @@ async def publish_events(call: Call) -> Reply:
     """One or many, each once, all or none."""
     desk = call.get(Publishing)
     tenant = acts_for(call.principal, call.query.tenant)
-    once, base = _request(call, desk, tenant)
-    if call.request.content_type in AVRO:
+    media = call.request.content_type
+    content, lines = await _read_lines(call.body) if media in LINES else (call.body, [])
+    once, base = _request(call, desk, tenant, content)
+    if media in AVRO:
         own, entry = await avro_entry(
             call, desk.ingest, desk.checks, tenant or DEFAULT_TENANT, event_id(base, 0), desk.now_ms()
         )
@@ -100,7 +105,7 @@ async def publish_events(call: Call) -> Reply:
         entries = [entry]
         batch = False
     else:
-        given, batch = read_events(call.request.content_type, call.body, _ce_headers(call))
+        given, batch = (lines, True) if lines else read_events(media, content, _ce_headers(call))
         ids, entries = await _entries(desk, given, tenant, call.principal.tenant, base, batch, trace_of(call))
     try:
         published = await desk.ingest.publish(entries, once)
@@ -122,8 +127,19 @@ def _reply(published: Published, ids: list[str | None], base: int) -> Reply:
     return Reply(EventsAccepted(events), status=202, headers=headers)
 
 
-def _request(call: Call, desk: Publishing, tenant: str | None) -> tuple[Once | None, int]:
-    """What makes the request one of a kind, if anything does, and the number that its events' ids are made from."""
+async def _read_lines(parts: AsyncIterator[bytes]) -> tuple[bytes, list[EventGiven]]:
+    """What tells the body from others, and its events, one at least; the body itself is never whole. ProblemError 413
+    and 422."""
+    digest, lines = blake2b(), Lines()
+    async for part in parts:
+        digest.update(part)
+        lines.feed(part)
+    return digest.digest(), lines.end()
+
+
+def _request(call: Call, desk: Publishing, tenant: str | None, content: bytes) -> tuple[Once | None, int]:
+    """What makes the request one of a kind, if anything does, and the number that its events' ids are made from.
+    `content` is the body, or what tells it from others."""
     base = (desk.now_ms() << 64) + desk.draw()
     key = call.header(IDEMPOTENCY_KEY)
     if key is None:
@@ -132,7 +148,7 @@ def _request(call: Call, desk: Publishing, tenant: str | None) -> tuple[Once | N
         detail = f"{IDEMPOTENCY_KEY} must be 1 to {KEY_LENGTH_MAX} printable ASCII characters"
         raise ProblemError(400, detail, errors=[Fault(IDEMPOTENCY_KEY, detail)])
     said = [call.request.content_type, tenant or "", *(f"{name}:{v}" for name, v in sorted(_ce_headers(call).items()))]
-    digest = digest_of(call.body, *(each.encode("utf-8", "surrogateescape") for each in said))
+    digest = digest_of(content, *(each.encode("utf-8", "surrogateescape") for each in said))
     return Once(request_key(call.principal.tenant or "", key), digest, f"{base:x}"), base
 
 
@@ -251,6 +267,7 @@ ROUTES = [
         body=Body,
         raw=True,
         media=MEDIA,
+        in_parts=LINES,
         body_bytes_max=BODY_BYTES_MAX,
         query=EventsQuery,
         headers=(

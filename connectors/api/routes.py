@@ -58,7 +58,8 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     """One method of one path.
 
     `scope` None: anybody may. `body`: the type of its JSON; with `raw` the handler gets the bytes and decodes them
-    itself, and the type is for the document only. `query`: a Struct that forbids unknown fields, all with defaults.
+    itself, and the type is for the document only; of media that are `in_parts`, it gets the bytes as they come.
+    `query`: a Struct that forbids unknown fields, all with defaults.
     `params`: what a parameter of the path looks like, an id where nothing is said. `problems`: the statuses besides
     those that the frame itself gives. `limited` False: not counted against the caller's rate.
     `streams`: the answer goes on for as long as its handler wants, whatever time a request may take.
@@ -75,6 +76,7 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     body: Any = None
     raw: bool = False
     media: tuple[str, ...] = (JSON,)
+    in_parts: tuple[str, ...] = ()
     body_bytes_max: int = BODY_BYTES_MAX
     query: type[msgspec.Struct] | None = None
     params: Mapping[str, re.Pattern[str]] = {}
@@ -136,7 +138,8 @@ class Services:
 
 
 class Call(msgspec.Struct, frozen=True, kw_only=True):
-    """One request, read and validated. `body` has the route's type, or is bytes; `query` has the route's type."""
+    """One request, read and validated. `body` has the route's type, or is bytes, or an async iterator of their parts;
+    `query` has the route's type."""
 
     request: web.Request
     route: Route

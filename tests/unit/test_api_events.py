@@ -20,9 +20,10 @@ from cloudevents.core.v1.event import CloudEvent
 
 from connectors.api.app import ApiConfig, make_app
 from connectors.api.event_checks import EventChecks
-from connectors.api.event_input import EVENTS_MAX
+from connectors.api.event_input import EVENTS_MAX, Lines
 from connectors.api.events import ROUTES, Publishing
 from connectors.api.principal import FixedKeys, Principal
+from connectors.api.problems import ProblemError
 from connectors.api.routes import Services
 from connectors.memory import ManualClock, MemoryRegistry
 from schemas import codec
@@ -175,6 +176,37 @@ async def test_many_as_lines(media: str) -> None:
         lines = b"\n".join(orjson.dumps(GIVEN | {"id": f"e{n}"}) for n in range(3)) + b"\n\n"
         assert await desk.ids(lines, media=media) == ["e0", "e1", "e2"]
         assert desk.world.publisher.transactions == 1
+
+
+def test_lines_are_read_as_they_come() -> None:
+    one, two = (orjson.dumps(GIVEN | {"id": each, "subject": "ü"}) for each in ("e1", "e2"))
+    whole = b"\n".join((one, b" ", two, b""))
+    for size in (1, 7, len(whole)):
+        lines = Lines()
+        for start in range(0, len(whole), size):
+            lines.feed(whole[start : start + size])
+        assert [each.id for each in lines.end()] == ["e1", "e2"]
+    lines = Lines()
+    for _ in range(99):
+        lines.feed(b"{\n")
+    with pytest.raises(ProblemError, match="and 99 more") as refused:
+        lines.feed(b"[]\n" + b"x" * 100)  # the rest is not waited for
+    assert refused.value.status == 422
+    lines = Lines()
+    lines.feed((orjson.dumps(GIVEN) + b"\n") * 10_000)
+    with pytest.raises(ProblemError, match="more than 10000 events") as refused:
+        lines.feed(orjson.dumps(GIVEN) + b"\n")
+    assert refused.value.status == 413
+
+
+async def test_lines_are_told_from_others_by_their_content() -> None:
+    async with opened() as desk:
+        lines = b"\n".join([orjson.dumps(GIVEN)] * 3)
+        first = await desk.post(lines, media="application/x-ndjson", Idempotency_Key="k1")
+        second = await desk.post(lines, media="application/x-ndjson", Idempotency_Key="k1")
+        assert [each["id"] for each in second["events"]] == [each["id"] for each in first["events"]]
+        assert desk.headers["Idempotency-Replayed"] == "true"
+        await desk.post(lines + b"\n" + lines, 422, media="application/x-ndjson", Idempotency_Key="k1")
 
 
 async def test_cloud_events_of_an_independent_library() -> None:
