@@ -265,9 +265,8 @@ def test_words_for_what_went_wrong() -> None:
     outcomes, causes, reasons = first_cells
     assert outcomes == set(OUTCOMES)
     assert causes == CAUSES
-    rooms = [path.relative_to(ROOT) for path in (ROOT / "streams").glob("dispatch*.py")]
-    deciding = ("streams/core/verdict.py", "streams/core/fanout.py", *rooms)
-    source = "".join((ROOT / name).read_text() for name in deciding)
+    deciding = [ROOT / "streams/core/verdict.py", ROOT / "streams/core/fanout.py", *ROOT.glob("streams/dispatch*.py")]
+    source = "".join(path.read_text() for path in deciding)
     found = re.findall(r'(?:Dead|Failure)\("(\w+)"|_bury\([^"]+"(\w+)"', source)
     assert reasons == {judged or buried for judged, buried in found}
 
