@@ -19,14 +19,11 @@ from schemas.resolution import Resolver
 from schemas.topics import Topics
 from streams.counters import Counters
 from streams.fan_out import FanOut
-from streams.lookup import schema_text
+from streams.lookup import Decoders
 from streams.planning import Read
 from streams.ports import Registry
 from streams.quarantine import quarantined
 from streams.settle import Settler
-
-#: Versions of the record that are known; there are as many as we ever wrote.
-DECODERS_MAX = 100
 
 
 class OperationEvents:
@@ -38,11 +35,10 @@ class OperationEvents:
         """`tenant` is whose subscriptions hear of operations."""
         self._topics = topics
         self._tenant = tenant
-        self._registry = registry
         self._fan_out = fan_out
         self._settler = settler
         self._counters = counters
-        self._decoders: dict[int, Resolver] = {}
+        self._decoders = Decoders(registry, counters, Resolver)
 
     async def process(self, frame: Frame) -> None:
         """Fan a frame out and hand it to the settler; waits for room there."""
@@ -69,7 +65,7 @@ class OperationEvents:
         value = record.value()
         schema_id = codec.wire_schema_id(value)
         assert value is not None  # or there would be no schema id
-        decoder = self._decoders.get(schema_id) or await self._decoder(schema_id)
+        decoder = await self._decoders.of(schema_id)
         try:
             document = decoder.record(value)
             about, tenant = document["subscription_id"], document["tenant"]
@@ -93,17 +89,6 @@ class OperationEvents:
         kind, written_ms = record.timestamp()
         received_ms = written_ms if kind else event.time_ms
         return await self._fan_out.planned(Read(event, received_ms, value, schema_id, versioned=True))
-
-    async def _decoder(self, schema_id: int) -> Resolver:
-        text = await schema_text(self._registry, schema_id, self._counters)
-        try:
-            decoder = Resolver(text)
-        except ValueError as error:
-            raise UndecodableError("bad_schema", f"the schema of id {schema_id} cannot be read: {error}") from None
-        if len(self._decoders) >= DECODERS_MAX:
-            self._decoders.clear()
-        self._decoders[schema_id] = decoder
-        return decoder
 
 
 def _id(partition: int, offset: int, value: bytes) -> str:

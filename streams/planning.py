@@ -14,7 +14,7 @@ import msgspec
 from schemas import codec
 from schemas.delivery import FRESH, Delivery, Pairs, Wire, decode_delivery, encode_fresh, encode_tail
 from schemas.errors import UndecodableError
-from schemas.event import CloudEventDecoder, Event, EventDecoder, event_decoder
+from schemas.event import CloudEventDecoder, Event, event_decoder
 from schemas.frame import Headers, Record
 from schemas.ids import delivery_id
 from schemas.subscription import Subscription
@@ -23,11 +23,10 @@ from streams.core.fanout import Plan, Targets, deliveries
 from streams.core.formats import AVRO
 from streams.core.views import View
 from streams.counters import Counters
-from streams.lookup import schema_text
+from streams.lookup import Decoders
 from streams.ports import Clock, Registry, SubscriptionTable
 from streams.versions import Versions
 
-DECODERS_MAX = 10_000
 TARGETS_MAX = 50_000
 DETAIL_LENGTH_MAX = 1_000
 
@@ -78,11 +77,9 @@ class Planner:
     """Decoders and versions of one stage. For one event loop."""
 
     def __init__(self, registry: Registry, events_topic: str, clock: Clock, counters: Counters) -> None:
-        self._registry = registry
         self._clock = clock
-        self._counters = counters
         self._versions = Versions(registry, events_topic, clock, counters)
-        self._decoders: dict[int, EventDecoder] = {}
+        self._decoders = Decoders(registry, counters, event_decoder)
 
     async def read(self, record: Record) -> Read:
         """The event in a record of the topic. UndecodableError when there is none."""
@@ -98,7 +95,7 @@ class Planner:
             raise UndecodableError(
                 "too_large", f"{len(value)} bytes are more than an event may have ({EVENT_BYTES_MAX})"
             )
-        decoder = self._decoders.get(schema_id) or await self._decoder(schema_id)
+        decoder = await self._decoders.of(schema_id)
         event = decoder.decode(value, headers, received_ms)
         if len(event.data) > DATA_BYTES_MAX:  # a delivery that no topic takes would end every worker that tries
             raise UndecodableError("too_large", f"its JSON of {len(event.data)} bytes is more than {DATA_BYTES_MAX}")
@@ -122,17 +119,6 @@ class Planner:
             views = partial(_same, written)
         to = recipients
         return deliveries(to.topic, to.wire, event, read.received_ms, targets, written, views, to.headers)
-
-    async def _decoder(self, schema_id: int) -> EventDecoder:
-        text = await schema_text(self._registry, schema_id, self._counters)
-        try:
-            decoder = event_decoder(text)
-        except ValueError as error:
-            raise UndecodableError("bad_schema", f"the schema of id {schema_id} cannot be read: {error}") from None
-        if len(self._decoders) >= DECODERS_MAX:
-            self._decoders.clear()
-        self._decoders[schema_id] = decoder
-        return decoder
 
 
 def unmade(read: Read, subscription_id: str, recipients: Recipients) -> Delivery:
