@@ -23,16 +23,19 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import msgspec
-from confluent_kafka import Consumer, TopicPartition
+from confluent_kafka import Consumer, KafkaError, TopicPartition
 
 from bench import harness
 from bench.sink import Posted, Sink, sink, wait_until
 from bench.world import World, event, make_world, subscription
+from schemas import codec
+from schemas.dead_letter import decode_dead_letter
 from schemas.ids import delivery_id
 
 ENDPOINTS = 50
 PATIENCE_S = 180.0
 LETTERS_MAX = 100_000
+READ_S = 20.0
 
 #: The command line: JSON lines of what it prints.
 Command = Callable[..., list[Any]]
@@ -78,10 +81,10 @@ class Traffic:
 
 
 class Told(msgspec.Struct, frozen=True, kw_only=True):
-    """What came of it. `sent` are events, by id; `missing` are delivery ids that were tried as often as the schedule
-    says, in vain; `letters` what `dead list` shows of them then, and `letters_after` in the end; `replay` is what the
-    command said of the replay, and `written_ms` are the times of what it wrote to its lane. `before` are the two
-    times between which live events are measured before anything happens."""
+    """What came of it. `sent` are events, by id; `missing` are ids of the deliveries that were given up; `letters` is
+    what `dead list` shows of them then, and `letters_after` in the end; `replay` is what the command said of the
+    replay, and `written_ms` are the times of what it wrote to its lane. `before` are the two times between which live
+    events are measured before anything happens."""
 
     sent: dict[str, float]
     missing: set[str]
@@ -137,11 +140,11 @@ class Incident:
             before = (before_s, time.monotonic())
             harness.note("one endpoint goes down")
             endpoints.turn(down=True)
-            self._wait(lambda: len(self._exhausted()) >= size.missing, "that many are given up")
+            self._wait(lambda: len(self._given_up()) >= size.missing, "that many are given up")
             endpoints.turn(down=False)
             harness.note("it is well again")
-            letters = self._inspected()
-            missing = self._exhausted()
+            self._wait(self._nothing_is_open, "the rest comes by itself")
+            letters, missing = self._listed(), self._given_up()
             replay = self._replayed()
             self._wait(lambda: missing <= self._accepted(), "what was missing has come")
         finally:
@@ -162,26 +165,30 @@ class Incident:
         )
 
     def _wait(self, reached: Callable[[], bool], what: str) -> None:
-        if not wait_until(reached, PATIENCE_S):
+        if not wait_until(reached, PATIENCE_S, every_s=0.5):
             raise RuntimeError(f"not within {PATIENCE_S:.0f} s: {what}")
 
     # --- the endpoint that is down ------------------------------------------------------------------------------------
 
-    def _exhausted(self) -> set[str]:
-        """What it was tried to be sent as often as its schedule says, in vain."""
-        tries = Counter(post.id for post in self._endpoints.posts("/down") if post.status != 204)
-        return {name for name, count in tries.items() if count > len(self.size.schedule_ms)}
+    def _given_up(self) -> set[str]:
+        """Deliveries that have a dead letter."""
+        return {decode_dead_letter(one.value()).delivery.id for one in self._read(self.world.topics.dead)}
+
+    def _nothing_is_open(self) -> bool:
+        """Whether all that it refused has been taken since, or given up."""
+        refused = {post.id for post in self._endpoints.posts("/down") if post.status != 204}
+        return refused <= self._accepted() | self._given_up()
 
     def _accepted(self) -> set[str]:
         return {post.id for post in self._endpoints.posts("/down") if post.status == 204}
 
-    # --- as an operator does ------------------------------------------------------------------------------------------
+    def delivered(self) -> Counter[str]:
+        """How often each delivery was settled as delivered, by its id: what Kafka's books say."""
+        schema = codec.parse_schema(codec.own_schema("attempt.v1"))
+        attempts = [codec.decode(one.value(), schema) for one in self._read(self.world.topics.attempts)]
+        return Counter(one["delivery_id"] for one in attempts if one["outcome"] == "delivered")
 
-    def _inspected(self) -> list[dict[str, Any]]:
-        """Its dead letters, once all that was given up is there."""
-        topic = self.world.topics.dead
-        self._wait(lambda: len(self._read(topic)) >= len(self._exhausted()), "the dead letters are written")
-        return self._listed()
+    # --- as an operator does ------------------------------------------------------------------------------------------
 
     def _listed(self) -> list[dict[str, Any]]:
         return self._command("dead", "list", "--subscription", self.down, "--limit", str(LETTERS_MAX), "--json")
@@ -195,7 +202,12 @@ class Incident:
     # --- Kafka --------------------------------------------------------------------------------------------------------
 
     def _read(self, topic: str) -> list[Any]:
-        """All committed records."""
+        """All committed records. A consumer that is not told of an end in time is made anew."""
+        while (found := self._read_in_time(topic)) is None:
+            harness.note(f"reading {topic} again")
+        return found
+
+    def _read_in_time(self, topic: str) -> list[Any] | None:
         consumer = Consumer(
             {
                 "bootstrap.servers": self.world.bootstrap,
@@ -207,15 +219,20 @@ class Incident:
             }
         )
         try:
-            count = self.world.topics.partitions
-            consumer.assign([TopicPartition(topic, number, 0) for number in range(count)])
+            numbers = consumer.list_topics(topic, timeout=10).topics[topic].partitions
+            consumer.assign([TopicPartition(topic, number, 0) for number in numbers])
             found: list[Any] = []
-            while count:
+            ended: set[int | None] = set()
+            deadline = time.monotonic() + READ_S
+            while len(ended) < len(numbers):
+                if time.monotonic() > deadline:
+                    return None
                 for message in consumer.consume(1_000, 0.05):
-                    if message.error() is None:
+                    error = message.error()
+                    if error is None:
                         found.append(message)
-                    else:
-                        count -= 1
+                    elif error.code() == KafkaError._PARTITION_EOF:
+                        ended.add(message.partition())
             return found
         finally:
             consumer.close()
