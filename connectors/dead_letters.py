@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from typing import Any, Generic, TypeVar
@@ -271,16 +271,9 @@ class _Reading:
         """A step back in each of them; how many records were none. Nothing changes when it fails."""
         spans = {partition: (max(side.low, side.end - side.step), side.end) for partition, side in sides.items()}
         found: dict[int, list[tuple[int, int, T]]] = {partition: [] for partition in sides}
-        unreadable = 0
-        for message in self.window(spans):
-            try:
-                filed = _filed(message)
-            except UndecodableError:
-                unreadable += 1
-                continue
-            item = make(filed) if within.holds(filed.time_ms) else None
-            if item is not None:
-                found[filed.partition].append((filed.time_ms, filed.offset, item))
+        made, unreadable = _made(self.window(spans), make, within)
+        for filed, item in made:
+            found[filed.partition].append((filed.time_ms, filed.offset, item))
         for partition, side in sides.items():
             side.found.extend(reversed(found[partition]))
             side.end, side.step = spans[partition][0], min(2 * side.step, STEP_MAX)
@@ -295,16 +288,8 @@ class _Reading:
         positions = {partition: low for partition, (low, _) in spans.items()}
         unreadable = 0
         for messages in self._batches(spans, positions):
-            items = []
-            for message in messages:
-                try:
-                    filed = _filed(message)
-                except UndecodableError:
-                    unreadable += 1
-                    continue
-                item = make(filed) if within.holds(filed.time_ms) else None
-                if item is not None:
-                    items.append(item)
+            made, bad = _made(messages, make, within)
+            items, unreadable = [item for _, item in made], unreadable + bad
             left = sum(high - positions[partition] for partition, (_, high) in spans.items())
             yield Batch(items, dict(positions), total - left, total, unreadable)
 
@@ -360,6 +345,22 @@ class _Reading:
             yield
         except KafkaException as error:
             raise unavailable(self._config, error.args[0]) from None
+
+
+def _made(messages: Iterable[Message], make: Make[T], within: Within) -> tuple[list[tuple[Filed, T]], int]:
+    """The letters that are wanted, with what was made of each, and how many records were none."""
+    made: list[tuple[Filed, T]] = []
+    unreadable = 0
+    for message in messages:
+        try:
+            filed = _filed(message)
+        except UndecodableError:
+            unreadable += 1
+            continue
+        item = make(filed) if within.holds(filed.time_ms) else None
+        if item is not None:
+            made.append((filed, item))
+    return made, unreadable
 
 
 def _filed(message: Message) -> Filed:
