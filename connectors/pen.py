@@ -241,12 +241,7 @@ class Pen:
         await asyncio.gather(*self._closing)  # or one of ours that still tries to start would fence the next
         publisher = TransactionalPublisher(self._config, self._id, lambda: None, reports=True)
         self._publisher = publisher  # already: `_let_go` must find it
-        try:
-            await publisher.start()
-        except KafkaException as error:
-            if error.args[0].fatal():
-                raise FencedError(error.args[0].str()) from None
-            raise
+        await publisher.take_over()
         await self._catch_up()
         self.takings += 1
         log.info("took the pen %s", self._id)

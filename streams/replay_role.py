@@ -12,8 +12,6 @@ import logging
 from collections import Counter
 from collections.abc import Iterator
 
-from confluent_kafka import KafkaException
-
 from connectors.extents import TopicExtents
 from connectors.log_reader import KafkaLogReader
 from connectors.publisher import TransactionalPublisher
@@ -110,12 +108,7 @@ class ReplayRole:
         """Until another one is, or this is cancelled. FencedError when another one has taken over already."""
         publisher = TransactionalPublisher(self._config, self.group, lambda: None)
         try:
-            try:
-                await publisher.start()
-            except KafkaException as error:
-                if error.args[0].fatal():
-                    raise FencedError(error.args[0].str()) from None
-                raise
+            await publisher.take_over()
             await self._catch_up()
             self.stage = stage = Replaying(
                 self._maker,
