@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import io
 import struct
+from collections.abc import Callable
 from functools import cache
 from importlib import resources
 from typing import Any, TypeVar, cast
@@ -228,6 +229,25 @@ def decode_framed(value: bytes | None, schema: Schema) -> Any:
     wire_schema_id(value)
     assert value is not None  # wire_schema_id refuses it
     return decode(value, schema)
+
+
+def decode_whole(value: bytes | None, read: Callable[[bytes, int], tuple[T, int]], what: str) -> T:
+    """What `read` makes of the bytes after the header of a framed value, of which nothing may be left.
+
+    `read` gets the value and where to begin, and returns where it ended. UndecodableError: one of `wire_schema_id`,
+    `truncated` or `avro`; `what` names the record in it.
+    """
+    wire_schema_id(value)
+    assert value is not None  # wire_schema_id refuses it
+    try:
+        made, at = read(value, HEADER_BYTES)
+    except IndexError:
+        raise UndecodableError("truncated", f"the {what} ends before its last field") from None
+    except UnicodeDecodeError as error:
+        raise UndecodableError("avro", f"a string is not UTF-8: {error}") from None
+    if at != len(value):
+        raise UndecodableError("avro", f"{len(value) - at} bytes follow the {what}")
+    return made
 
 
 #: Digits cost quadratically: a decimal of 4 KiB takes 2 ms, one of 1 MiB more than 20 s.

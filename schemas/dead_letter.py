@@ -14,7 +14,6 @@ import msgspec
 from schemas import codec
 from schemas.codec import get_long, get_string
 from schemas.delivery import Delivery, Facts, Try, facts_of, read_delivery
-from schemas.errors import UndecodableError
 
 DeadState = Literal["open", "retried", "discarded"]
 
@@ -68,21 +67,16 @@ def decode_dead_letter(value: bytes | None) -> DeadLetter:
     Version 2 ends with a map of headers, which takes at least a byte, and version 1 without: so what is there tells
     which it is, and no registry is asked.
     """
-    codec.wire_schema_id(value)
-    assert value is not None  # wire_schema_id refuses it
-    try:
-        reason, at = get_string(value, codec.HEADER_BYTES)
-        detail, at = get_string(value, at)
-        dead_ms, start = get_long(value, at)
-        delivery, at = read_delivery(value, start, 1)
-        if at < len(value):
-            delivery, at = read_delivery(value, start, 2)
-        letter = DeadLetter(reason, detail, dead_ms, delivery)
-        _ = letter.facts  # or a later question would find out
-    except IndexError:
-        raise UndecodableError("truncated", "the dead letter ends before its last field") from None
-    except UnicodeDecodeError as error:
-        raise UndecodableError("avro", f"a string is not UTF-8: {error}") from None
-    if at != len(value):
-        raise UndecodableError("avro", f"{len(value) - at} bytes follow the dead letter")
-    return letter
+    return codec.decode_whole(value, _read, "dead letter")
+
+
+def _read(value: bytes, at: int) -> tuple[DeadLetter, int]:
+    reason, at = get_string(value, at)
+    detail, at = get_string(value, at)
+    dead_ms, start = get_long(value, at)
+    delivery, at = read_delivery(value, start, 1)
+    if at < len(value):
+        delivery, at = read_delivery(value, start, 2)
+    letter = DeadLetter(reason, detail, dead_ms, delivery)
+    _ = letter.facts  # or a later question would find out
+    return letter, at

@@ -12,7 +12,6 @@ import msgspec
 
 from schemas import codec
 from schemas.codec import get_bytes, get_long, get_string, put_bytes, put_long, put_string
-from schemas.errors import UndecodableError
 
 DIGEST_BYTES = 12
 
@@ -41,16 +40,11 @@ def encode_seen(header: bytes, seen: Seen) -> bytes:
 
 def decode_seen(value: bytes | None) -> Seen:
     """What a framed value of seen.v1 holds; UndecodableError when it is none."""
-    codec.wire_schema_id(value)
-    assert value is not None  # wire_schema_id refuses it
-    try:
-        id_, at = get_string(value, codec.HEADER_BYTES)
-        digest, at = get_bytes(value, at)
-        at_ms, at = get_long(value, at)
-    except IndexError:
-        raise UndecodableError("truncated", "the record ends before its last field") from None
-    except UnicodeDecodeError as error:
-        raise UndecodableError("avro", f"a string is not UTF-8: {error}") from None
-    if at != len(value):
-        raise UndecodableError("avro", f"{len(value) - at} bytes follow the record")
-    return Seen(id_, digest, at_ms)
+    return codec.decode_whole(value, _read, "record")
+
+
+def _read(value: bytes, at: int) -> tuple[Seen, int]:
+    id_, at = get_string(value, at)
+    digest, at = get_bytes(value, at)
+    at_ms, at = get_long(value, at)
+    return Seen(id_, digest, at_ms), at
