@@ -19,7 +19,7 @@ BOOTSTRAP = "TESTS_BOOTSTRAP"
 def kafka() -> Iterator[Cluster]:
     """A real Kafka: the one that all processes of the run share, or DISTRIBUTARY_BOOTSTRAP names, else its own."""
     given = os.environ.get(BOOTSTRAP) or os.environ.get("DISTRIBUTARY_BOOTSTRAP")
-    with kafka_cluster(given=given) as cluster:
+    with kafka_cluster(given=given, answer_seconds=60.0) as cluster:
         yield cluster
 
 

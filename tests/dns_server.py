@@ -67,7 +67,7 @@ class DnsServer(asyncio.DatagramProtocol):
             asking.connect(("127.0.0.1", self.port))
             question = struct.pack(">HHHHHH", 7, 0x0100, 1, 0, 0, 0) + _encoded(host) + struct.pack(">HH", kind, 1)
             await loop.sock_sendall(asking, question)
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(60):
                 return list(_read(await loop.sock_recv(asking, 4_096)))
 
 

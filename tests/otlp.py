@@ -71,7 +71,7 @@ def collecting() -> Iterator[Collector]:
             body = self.rfile.read(int(self.headers["content-length"]))
             assert self.path == "/v1/traces"
             assert self.headers["content-type"] == "application/x-protobuf"
-            collector.open.wait(30)
+            collector.open.wait(60)
             collector.headers.append({name.lower(): text for name, text in self.headers.items()})
             if collector.status == 200:
                 collector.spans += _seen(ExportTraceServiceRequest.FromString(body))

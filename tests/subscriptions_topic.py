@@ -51,7 +51,7 @@ class CompactedTopic:
     ) -> None:
         """One record as it is."""
         self._producer.produce(self.name, value, key, partition=partition, headers=list(headers or []))
-        assert self._producer.flush(10) == 0
+        assert self._producer.flush(60) == 0
 
 
 class SubscriptionsTopic(CompactedTopic):
@@ -66,8 +66,8 @@ class SubscriptionsTopic(CompactedTopic):
         for number, subscription in enumerate(subscriptions):
             self._producer.produce(self.name, subscription_to_json(subscription), subscription.id, partition=0)
             if number % 10_000 == 0:
-                self._producer.flush(10)
-        assert self._producer.flush(30) == 0
+                self._producer.flush(60)
+        assert self._producer.flush(60) == 0
 
     def put(self, subscription: Subscription, **where: Any) -> None:
         """One subscription, as JSON."""

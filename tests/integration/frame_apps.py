@@ -26,20 +26,20 @@ Handle = Callable[[Frame], Awaitable[None]]
 def create_topics(bootstrap: str, **partitions: int) -> None:
     admin = AdminClient({"bootstrap.servers": bootstrap})
     for future in admin.create_topics([NewTopic(name, count, 1) for name, count in partitions.items()]).values():
-        future.result(timeout=10)
+        future.result(timeout=60)
 
 
 def produce(bootstrap: str, topic: str, values: Sequence[bytes | None], partition: int = 0) -> None:
     producer = Producer({"bootstrap.servers": bootstrap, "linger.ms": 0})
     for number, value in enumerate(values):
         producer.produce(topic, value, b"k%d" % number, partition)
-    assert producer.flush(10) == 0
+    assert producer.flush(60) == 0
 
 
 def committed(bootstrap: str, group: str, topic: str, partition: int = 0) -> tuple[int, str]:
     """(offset, metadata); the offset is negative where there is none."""
     consumer = Consumer({"bootstrap.servers": bootstrap, "group.id": group})
-    (answer,) = consumer.committed([TopicPartition(topic, partition)], 10)
+    (answer,) = consumer.committed([TopicPartition(topic, partition)], 60)
     consumer.close()
     return answer.offset, answer.metadata or ""
 
@@ -112,9 +112,9 @@ class FrameApp:
         ]
 
     async def start(self) -> None:
-        await asyncio.wait_for(self.app.start(), 30)
+        await asyncio.wait_for(self.app.start(), 60)
 
-    async def stop(self, within_s: float = 20.0) -> None:
+    async def stop(self, within_s: float = 60.0) -> None:
         await asyncio.wait_for(self.app.stop(), within_s)
 
 

@@ -129,7 +129,7 @@ class SinkProcess:
 
     def counts(self) -> dict[str, int]:
         """How often each id came, over all paths."""
-        with urllib.request.urlopen(self.url("/counts"), timeout=10) as answer:
+        with urllib.request.urlopen(self.url("/counts"), timeout=60) as answer:
             by_path: dict[str, dict[str, int]] = orjson.loads(answer.read())
         total: Counter[str] = Counter()
         for counts in by_path.values():

@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from confluent_kafka import Consumer, Producer, TopicPartition
+from confluent_kafka import Consumer, KafkaError, Producer, TopicPartition
 
 from connectors.admin import apply_topics
 from schemas import codec
@@ -85,7 +85,7 @@ class Site:
                     break
                 except BufferError:
                     self._producer.poll(0.1)
-        assert self._producer.flush(30) == 0
+        assert self._producer.flush(60) == 0
 
     def subscribe(self, subscription_id: str, url: str, **fields: Any) -> None:
         values: dict[str, Any] = {"event_types": ("order.*",), "secrets": (SECRET,), "max_in_flight": 32} | fields
@@ -116,7 +116,7 @@ class Site:
             }
         )
         try:
-            cluster = consumer.list_topics(timeout=10).topics
+            cluster = consumer.list_topics(timeout=60).topics
             partitions = [(topic, number) for topic in topics for number in cluster[topic].partitions]
             consumer.assign([TopicPartition(topic, number, 0) for topic, number in partitions])
             found: list[Any] = []
@@ -124,9 +124,10 @@ class Site:
             while len(ended) < len(partitions):
                 messages = consumer.consume(5_000, 0.05)  # it waits for so many, or so long
                 for message in messages:
-                    if message.error() is None:
+                    error = message.error()
+                    if error is None:
                         found.append(message)
-                    else:
+                    elif error.code() == KafkaError._PARTITION_EOF:  # others pass: a connection that was lost, say
                         ended.add((message.topic(), message.partition()))
             return found
         finally:
@@ -162,13 +163,13 @@ class Site:
         running = asyncio.create_task(worker.run(stop))
         try:
             await eventually_async(
-                lambda: ready.is_set() or running.done(), timeout_s=30, message="the worker is ready"
+                lambda: ready.is_set() or running.done(), timeout_s=60, message="the worker is ready"
             )
             if not running.done():
                 yield worker
         finally:
             stop.set()
-            await asyncio.wait_for(running, 30)
+            await asyncio.wait_for(running, 60)
 
     @contextlib.contextmanager
     def worker_process(
@@ -219,7 +220,7 @@ class WorkerProcess:
     def kill(self) -> None:
         """kill -9, and gone on return."""
         self._process.kill()
-        self._process.wait(10)
+        self._process.wait(60)
 
     def signal(self, number: int) -> None:
         self._process.send_signal(number)
@@ -227,11 +228,11 @@ class WorkerProcess:
     def terminate(self) -> int:
         """SIGTERM; the exit code of an orderly end."""
         self._process.send_signal(signal.SIGTERM)
-        return self._process.wait(30)
+        return self._process.wait(60)
 
     def ends(self) -> int:
         """Wait for it; the exit code."""
-        return self._process.wait(30)
+        return self._process.wait(60)
 
     def ended(self) -> bool:
         return self._process.poll() is not None
