@@ -91,8 +91,13 @@ class KafkaHistory:
         def read(consumer: Consumer) -> HistoryPage:
             partition = partition_of(key, self._count(consumer))
             scan = _Scan(self, consumer, partition, self._monotonic() + self._page_seconds, self._scan_max)
-            end = scan.start(None if before is None else before.offset, until_ms)
-            return scan.page(end, lambda message: message.key() == key, wants, limit, since_ms)
+            end = scan.start(None if before is None else before.offset, since_ms)
+
+            def fits(attempt: LoggedAttempt) -> bool:
+                started = attempt.started_ms
+                return since_ms <= started and (until_ms is None or started <= until_ms) and wants(attempt)
+
+            return scan.page(end, lambda message: message.key() == key, fits, limit)
 
         return await self._run(read)
 
@@ -106,11 +111,10 @@ class KafkaHistory:
             for partition in range(count):
                 scan = _Scan(self, consumer, partition, deadline, self._scan_max // count)
                 found = scan.page(
-                    scan.start(None, None),
+                    scan.start(None, 0),
                     lambda message: (message.value() or b"").startswith(wanted, codec.HEADER_BYTES),
                     lambda _: True,
                     1,
-                    0,
                 )
                 if found.attempts:
                     return found.attempts[0]
@@ -183,23 +187,20 @@ class _Scan:
         self._deadline = deadline
         self._left = scan_max
 
-    def start(self, before: int | None, until_ms: int | None) -> int:
+    def start(self, before: int | None, since_ms: int) -> int:
         """The offset to begin before."""
         self._low, high = self._consumer.get_watermark_offsets(self._place(0), self._history.request_seconds)
-        end = high if before is None else min(before, high)
-        if until_ms is not None:
-            latest_ms = until_ms + DISORDER_MS
-            if latest_ms <= 0:
-                return self._low
-            latest = self._place(latest_ms)  # of which the offset is a time, here
-            (found,) = self._consumer.offsets_for_times([latest], self._history.request_seconds)
+        if since_ms > DISORDER_MS:
+            # All before the first of this time or later are older. Its opposite, the first that is too new, says
+            # nothing of those behind it: one wrong clock would hide them.
+            earliest = self._place(since_ms - DISORDER_MS)  # of which the offset is a time, here
+            (found,) = self._consumer.offsets_for_times([earliest], self._history.request_seconds)
             if found.error is not None:
                 raise KafkaException(found.error)
-            if found.offset >= 0:
-                end = min(end, found.offset)
-        return end
+            self._low = min(max(self._low, found.offset), high) if found.offset >= 0 else high
+        return high if before is None else min(before, high)
 
-    def page(self, end: int, is_one: Callable[[Any], bool], wants: Wants, limit: int, since_ms: int) -> HistoryPage:
+    def page(self, end: int, is_one: Callable[[Any], bool], wants: Wants, limit: int) -> HistoryPage:
         """Attempts before `end`, newest first."""
         found: list[LoggedAttempt] = []
         step = STEP_MIN
@@ -211,8 +212,6 @@ class _Scan:
             if messages is None:  # out of time in the middle of a step: it is read again
                 return HistoryPage(found, self._before(end), True)
             for message in reversed(messages):
-                if message.timestamp()[1] < since_ms - DISORDER_MS:
-                    return HistoryPage(found, None, False)
                 attempt = _attempt(message) if is_one(message) else None
                 if attempt is not None and wants(attempt):
                     found.append(attempt)

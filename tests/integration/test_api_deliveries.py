@@ -142,6 +142,21 @@ async def test_times_bound_what_is_read(site: Site) -> None:
         assert asked == ["evt_8", "evt_7"]
 
 
+async def test_a_wrong_clock_hides_nothing_behind_it_or_before_it(site: Site) -> None:
+    assert site.settings.bootstrap is not None
+    log = Log(site.settings.bootstrap, site.topics.attempts)
+    hour = 3_600
+    ahead, behind = 15 * hour, -15 * hour
+    log.write(("mine", 1, 1, "delivered", 0), ("mine", 2, 1, "delivered", behind), ("mine", 3, 1, "delivered", ahead))
+    log.write(("mine", 4, 1, "delivered", hour), ("mine", 5, 1, "delivered", behind), ("mine", 6, 1, "delivered", hour))
+    async with history(site) as past:
+        page = await past.page("mine", everything, limit=50, since_ms=T0, until_ms=T0 + 2 * hour * 1000)
+        assert [each.event_id for each in page.attempts] == ["evt_6", "evt_4", "evt_1"]
+        assert (page.next, page.partial) == (None, False)
+        page = await past.page("mine", everything, limit=50, since_ms=T0 + 30 * hour * 1000)
+        assert (page.attempts, page.next) == ([], None), "nothing is as late as this"
+
+
 async def test_no_broker_is_said() -> None:
     (port,) = free_ports(1)
     past = KafkaHistory({"bootstrap.servers": f"127.0.0.1:{port}"}, "t", SystemClock().monotonic, request_seconds=0.5)
