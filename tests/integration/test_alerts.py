@@ -29,7 +29,7 @@ from streams.app import Worker
 from tests.helpers import eventually_async
 from tests.integration.sink import Sink
 from tests.integration.workers import Site
-from tests.metrics import Scraped, scrape, value
+from tests.metrics import Scraped, named, scrape, value
 from tests.promtool import RULES, alerts, promtool, run
 
 __all__ = ["promtool"]  # a fixture
@@ -139,12 +139,19 @@ async def test_the_alerts_of_a_bad_day(kafka: Cluster, prefix: str, tmp_path: Pa
                 for event_type in types:
                     sent += 1
                     await asyncio.to_thread(site.send, [f"evt_{sent}"], event_type)
-                await eventually_async(lambda: worker.counters["deliveries"] >= before + len(types), timeout_s=30)
+                await eventually_async(lambda: worker.counters["deliveries"] >= before + len(types), timeout_s=60)
 
             async def delivered(*types: str) -> None:
                 before = worker.counters["delivered"]
                 await planned("order.created", *types)
-                await eventually_async(lambda: worker.counters["delivered"] > before, timeout_s=30)
+                await eventually_async(lambda: worker.counters["delivered"] > before, timeout_s=60)
+
+            async def half_refused() -> None:
+                assert worker.metrics is not None
+                refused = worker.metrics.meter.statuses
+                before = refused[4]
+                await delivered("odd.one")
+                await eventually_async(lambda: refused[4] > before, timeout_s=60)
 
             await prometheus.phase("well", url, delivered)
 
@@ -153,7 +160,9 @@ async def test_the_alerts_of_a_bad_day(kafka: Cluster, prefix: str, tmp_path: Pa
             old = int(time.time() * 1_000) - 2 * HOUR_MS
             site.write(site.topics.events, [(b"k", site.event("evt_old", "kept.back"))], timestamp_ms=old)
             await _until(url, lambda found: value(found, "distributary_circuits", state="open") == 1)
-            await prometheus.phase("endpoints fail", url, lambda: delivered("odd.one"))
+            await _until(url, lambda found: bool(named(found, "distributary_quarantined_total")))
+            await _until(url, lambda found: _oldest(found, "late") > HOUR_MS / 1_000)
+            await prometheus.phase("endpoints fail", url, half_refused)
 
             await _delete_topic(kafka, site.topics.attempts)
             # More than a worker has room for: first what a tier has held for long, then what comes new.
@@ -164,10 +173,12 @@ async def test_the_alerts_of_a_bad_day(kafka: Cluster, prefix: str, tmp_path: Pa
             site.write(site.topics.deliveries, _deliveries(site, "new"))
             lag = {"group": site.settings.group("delivery"), "topic": site.topics.deliveries}
             await _until(url, lambda found: value(found, "distributary_consumer_lag_records", **lag) >= BACKLOG)
+            await eventually_async(lambda: _stuck(worker), timeout_s=120)
             await prometheus.phase("attempts cannot be written", url, lambda: planned("order.created"))
             await apply_topics({"bootstrap.servers": kafka.bootstrap}, site.topics.specs(), 1)
 
             _end_a_thread(worker)
+            await _until(url, lambda found: value(found, "distributary_ready", role="worker") == 0)
             await prometheus.phase("a thread ends", url, lambda: asyncio.sleep(0), minutes=8)
         await prometheus.phase("gone", url, lambda: asyncio.sleep(0), minutes=5)
     file = tmp_path / "day.yml"
@@ -185,13 +196,27 @@ async def _until(url: str, condition: Callable[[Scraped], bool]) -> None:
     async def true() -> bool:
         return condition(await scrape(url))
 
-    await eventually_async(true, timeout_s=60)
+    await eventually_async(true, timeout_s=120)
 
 
 async def _delete_topic(kafka: Cluster, topic: str) -> None:
+    """It takes nothing more once brokers do not know it any more, a moment after they were told."""
     admin = AdminClient({"bootstrap.servers": kafka.bootstrap})
     for future in admin.delete_topics([topic]).values():
         await asyncio.wrap_future(future)
+    await eventually_async(lambda: topic not in admin.list_topics(timeout=30).topics, timeout_s=60)
+
+
+def _oldest(found: Scraped, subscription_id: str) -> float:
+    return value(found, "distributary_oldest_undelivered_seconds", subscription=subscription_id)
+
+
+def _stuck(worker: Worker) -> bool:
+    """What it sent was answered, which counts as delivered, and while a group cannot be written it sends no more."""
+    assert worker.metrics is not None
+    assert worker.metrics.dispatch is not None
+    delivery = next(part for part in worker.metrics.parts if part.group.endswith("delivery"))
+    return delivery.settler.busy_s > 1 and not worker.metrics.dispatch.in_flight
 
 
 def _deliveries(site: Site, name: str) -> Iterator[tuple[bytes, bytes]]:
