@@ -111,7 +111,7 @@ async def listen(call: Call) -> web.StreamResponse:
 
 async def _write(call: Call, response: web.StreamResponse, first: Heard, heard: AsyncIterator[Heard]) -> None:
     listeners = call.get(Listeners)
-    began = said = listeners.monotonic()
+    began = said = checked = listeners.monotonic()
     place = first.cursor
     try:
         await response.write(message(first))
@@ -119,10 +119,12 @@ async def _write(call: Call, response: web.StreamResponse, first: Heard, heard: 
             now = listeners.monotonic()
             if listeners.stopping or now - began > STREAM_SECONDS_MAX or call.request.transport is None:
                 return
+            if now - checked >= HEARTBEAT_SECONDS:
+                await call.services.authenticate(call.request)  # it may have been revoked
+                checked = now
             if each.event is None:
                 if now - said < HEARTBEAT_SECONDS:
                     continue
-                await call.services.authenticate(call.request)  # it may have been revoked
                 line = message(each) if each.cursor != place else heartbeat()
             else:
                 line = message(each)

@@ -94,6 +94,15 @@ async def test_a_key_that_is_revoked_hears_nothing_more() -> None:
     assert feed.closed == 1
 
 
+async def test_a_key_that_is_revoked_hears_nothing_more_while_events_keep_coming() -> None:
+    keys = Keys()
+    step = HEARTBEAT_SECONDS / 2
+    feed = Feed([Heard("1"), step, Heard("2", EVENT), keys.revoke, step, Heard("3", EVENT), Heard("4", EVENT)])
+    async with serving(feed, keys) as (_, get), get() as response:
+        assert await response.read() == b"id: 1\n\n" + message(Heard("2", EVENT))
+    assert feed.closed == 1
+
+
 async def test_a_stream_ends_with_the_process_or_with_kafka() -> None:
     feed = Feed([])
     async with serving(feed) as (listeners, get):
