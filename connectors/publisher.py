@@ -46,9 +46,12 @@ PRODUCER_CONFIG: Mapping[str, Any] = {
 PRODUCE_CHUNK = 500  # records queued before the loop gets a turn: about two milliseconds
 BACKOFF_S = (0.05, 0.1, 0.2, 0.5, 1.0)
 _CALL_TIMEOUT_S = 10.0
-#: Sending offsets that takes so long never ends: librdkafka waits for a coordinator that it has given up, and for that
-#: ignores the time-out (confluentinc/librdkafka issues 5456 and 5511; a single connection reset is enough).
-_STUCK_S = _CALL_TIMEOUT_S + 3.0
+#: Sending offsets takes milliseconds. What is not done in so many seconds is asked for again, and goes on.
+_SEND_TIMEOUT_S = 3.0
+_SEND_TIMEOUT_MAX_S = 24.0
+#: A call that takes so much longer than its time-out never ends: librdkafka waits for a coordinator of the group that
+#: it has given up, and for that ignores the time-out (confluentinc/librdkafka issues 5456 and 5511).
+_STUCK_S = 2.0
 _LOOK_S = 1.0
 _ABORTS_MAX = 3  # calls, of 10 s each; then a new producer ends the transaction sooner
 _CLOSE_TIMEOUT_S = 2.0
@@ -79,7 +82,7 @@ class _Thread:
         self._calls: queue.SimpleQueue[tuple[Future[None], Callable[[], object]] | None] = queue.SimpleQueue()
         self._clock = SystemClock()
         self._lock = threading.Lock()
-        self._sending_from: float | None = None  # monotonic seconds
+        self._stuck_from: float | None = None  # monotonic seconds
         self._lost = False
         self._thread = threading.Thread(target=self._work, name=name, daemon=True)
         self._thread.start()
@@ -95,23 +98,23 @@ class _Thread:
                 raise _StuckError
         waiting.result()
 
-    def sending(self, call: Callable[..., None], *args: Any) -> None:
-        """Call what may get stuck, on the thread. _StuckError when it returned after all, and was given up before."""
+    def may_stick(self, call: Callable[..., None], *args: Any) -> None:
+        """Call, on the thread, what may get stuck; its last argument is its time-out, in seconds. _StuckError when it
+        returned after all, and was given up before."""
         with self._lock:
-            self._sending_from = self._clock.monotonic()
+            self._stuck_from = self._clock.monotonic() + args[-1] + _STUCK_S
         try:
             call(*args)
         finally:
             with self._lock:  # from here on, or not at all, a transaction may be committed
-                self._sending_from = None
+                self._stuck_from = None
                 lost = self._lost
         if lost:
             raise _StuckError
 
     def _give_up(self) -> bool:
         with self._lock:
-            since = self._sending_from
-            self._lost = self._lost or (since is not None and self._clock.monotonic() - since > _STUCK_S)
+            self._lost = self._lost or (self._stuck_from is not None and self._clock.monotonic() > self._stuck_from)
             return self._lost
 
     def end(self) -> None:
@@ -159,6 +162,11 @@ class TransactionalPublisher:
             # of 6.
             "retry.backoff.ms": 5,
             "retry.backoff.max.ms": 500,
+            # When no broker is connected, librdkafka would forget all it knows of and start from the bootstrap servers.
+            # Sending offsets then waits for a coordinator that is no more: with a cluster of one broker, nine of ten
+            # reset connections ended so. Brokers that moved elsewhere are found by the next producer, once this one is
+            # given up.
+            "metadata.recovery.strategy": "none",
             **config,
             "transactional.id": transactional_id,
             "delivery.report.only.error": not reports,
@@ -170,6 +178,7 @@ class TransactionalPublisher:
         self._failed: tuple[KafkaError, str, int] | None = None
         self._begun = False
         self._halt = threading.Event()
+        self._send_timeout_s = _SEND_TIMEOUT_S
         self.transactions = 0
 
     async def start(self) -> None:
@@ -221,8 +230,10 @@ class TransactionalPublisher:
 
     async def _replace(self) -> None:
         """Go on with another producer of the same id, on another thread: that ends the transaction of the one that is
-        stuck, which is not being committed, so it can be written again. What is stuck is left behind."""
+        stuck, which is not being committed, so it can be written again. What is stuck is left behind, so each is
+        given twice the time of the one before until one commits: what it waits for may be away for long."""
         logger.error("librdkafka does not come back from a transaction; going on with a new producer")
+        self._send_timeout_s = min(2 * self._send_timeout_s, _SEND_TIMEOUT_MAX_S)
         self._thread.end()
         self._thread = _Thread(f"publish-{self._config['transactional.id']}")
         self._begun = False
@@ -317,12 +328,13 @@ class TransactionalPublisher:
             if still_ours is not None and not still_ours():
                 raise StaleGroupError("partitions were given up while their transaction was on its way")
             send = producer.send_offsets_to_transaction
-            self._retrying(self._thread.sending, send, positions, group, _CALL_TIMEOUT_S)
+            self._retrying(self._thread.may_stick, send, positions, group, self._send_timeout_s)
             # And again: sending may take long, and a member that is lost and joins again meanwhile has the metadata of
             # before; its new epoch starts from the offsets of before. From here on it waits for this transaction's end.
             if still_ours is not None and not still_ours():
                 raise StaleGroupError("partitions were given up while their offsets were on their way")
         self._retrying(producer.commit_transaction, _CALL_TIMEOUT_S)
+        self._send_timeout_s = _SEND_TIMEOUT_S
         # The next one is begun here, where waiting for librdkafka's thread costs nobody. Until records or offsets come,
         # the brokers know nothing of it.
         self._begun = False
@@ -364,7 +376,7 @@ class TransactionalPublisher:
     def _abort(self, producer: Producer) -> None:
         self._begun = False
         try:
-            self._retrying(self._thread.sending, producer.abort_transaction, _CALL_TIMEOUT_S, tries_max=_ABORTS_MAX)
+            self._retrying(self._thread.may_stick, producer.abort_transaction, _CALL_TIMEOUT_S, tries_max=_ABORTS_MAX)
         except KafkaException as error:
             if error.args[0].retriable():
                 raise _StuckError from None
