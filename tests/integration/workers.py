@@ -9,10 +9,11 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from confluent_kafka import Consumer, KafkaError, Producer, TopicPartition
 
@@ -32,6 +33,8 @@ ROOT = Path(__file__).parents[2]
 SECRET = "whsec_" + base64.b64encode(bytes(range(32))).decode()
 BOTH: tuple[Role, ...] = ("fan-out", "delivery")
 PARTITIONS = 4
+#: How long a reader waits for the end of transactions: their markers come within milliseconds, on a slow day seconds.
+OPEN_TRANSACTIONS_S = 10.0
 
 
 class Site:
@@ -103,8 +106,14 @@ class Site:
 
     # --- reading -----------------------------------------------------------------------------------------------------
 
-    def read(self, *topics: str, isolation: str = "read_committed") -> list[Any]:
-        """All committed records, as confluent_kafka's messages; or with `read_uncommitted` all that are in the log."""
+    def read(
+        self, *topics: str, isolation: str = "read_committed", patience_s: float = OPEN_TRANSACTIONS_S
+    ) -> list[Any]:
+        """All committed records, as confluent_kafka's messages; or with `read_uncommitted` all that are in the log.
+
+        A commit is over before its markers are everywhere, so a transaction that is open where reading ends is waited
+        for; but no longer than `patience_s`, since one of a worker that was killed or frozen stays open.
+        """
         consumer = Consumer(
             {
                 **self._client,
@@ -117,18 +126,27 @@ class Site:
         )
         try:
             cluster = consumer.list_topics(timeout=60).topics
-            partitions = [(topic, number) for topic in topics for number in cluster[topic].partitions]
-            consumer.assign([TopicPartition(topic, number, 0) for topic, number in partitions])
+            partitions = [TopicPartition(topic, number, 0) for topic in topics for number in cluster[topic].partitions]
+            consumer.assign(partitions)
             found: list[Any] = []
-            ended: set[tuple[str | None, int | None]] = set()
-            while len(ended) < len(partitions):
+            ends: dict[Any, int] = {}  # of the log of each place, when reading first came to one
+            ended: set[Any] = set()
+            deadline: float | None = None
+            while len(ended) < len(partitions) and (deadline is None or time.monotonic() < deadline):
                 messages = consumer.consume(5_000, 0.05)  # it waits for so many, or so long
                 for message in messages:
-                    error = message.error()
+                    error, place = message.error(), cast(Any, (message.topic(), message.partition()))
                     if error is None:
                         found.append(message)
+                        deadline = deadline if place in ended else None  # it goes on
                     elif error.code() == KafkaError._PARTITION_EOF:  # others pass: a connection that was lost, say
-                        ended.add((message.topic(), message.partition()))
+                        if place not in ends:
+                            watermarks = consumer.get_watermark_offsets(TopicPartition(*place), cached=True)
+                            ends[place] = watermarks[1]
+                        if cast(int, message.offset()) >= ends[place]:
+                            ended.add(place)
+                if deadline is None and len(ends) == len(partitions):
+                    deadline = time.monotonic() + patience_s
             return found
         finally:
             consumer.close()
