@@ -82,7 +82,7 @@ CONTENT_TYPE_LENGTH_MAX = 256
 #: RFC 9110, 8.3.1, with `{version}` wherever a token may stand.
 _TOKEN = r"[A-Za-z0-9!#$%&'*+.^_`|~{}-]+"
 CONTENT_TYPE_PATTERN = re.compile(
-    rf"{_TOKEN}/(?P<subtype>{_TOKEN})( *; *{_TOKEN}=({_TOKEN}|\"[^\"\\\x00-\x1f\x7f-\uffff]*\"))*"
+    rf"{_TOKEN}/(?P<subtype>{_TOKEN})( *; *{_TOKEN}=({_TOKEN}|\"[ !#-\[\]-~]*\"))*"
 )
 #: Formats whose body stands for one event and nothing else: no batch is made of them.
 SINGLE_FORMATS = frozenset({"cloudevents_binary", "cloudevents_structured", "avro"})

@@ -7,6 +7,7 @@ POST costs no more than what changes with it. This file does not decide when any
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
 from functools import partial
 
@@ -16,7 +17,7 @@ from schemas.credentials import Basic, Bearer, OAuth2, parse_auth, parse_tls
 from schemas.delivery import Delivery, replay_of
 from schemas.endpoint_tls import EndpointTls
 from schemas.errors import InvalidSubscriptionError, UnsealableError
-from schemas.post import PostDone
+from schemas.post import PostDone, PostResult
 from schemas.subscription import Subscription
 from streams.core.batch import shared_headers
 from streams.core.masking import Mask, masked
@@ -24,6 +25,10 @@ from streams.core.oauth2 import basic
 from streams.core.signing import Signer
 from streams.ports import Opener, Route, Sender
 from streams.tokens import TokenPosts, Tokens
+
+
+#: Of a delivery that no worker has made: RFC 9421, section 2.1, has no form for what is not ASCII.
+_UNSIGNABLE = PostResult(0, 0, "invalid_request", "The delivery's id or content type is not ASCII: it cannot be signed.")
 
 
 class Outgoing:
@@ -79,7 +84,11 @@ class Outgoing:
     def post(self, identifier: str, delivery: Delivery, body: bytes, now_ms: int, done: PostDone) -> None:
         """POST this body with what a delivery says beside its own; `done` as in `Sender.post`."""
         replay = replay_of(delivery) if delivery.headers else ""
-        headers = self._signer.headers(identifier, delivery.content_type, body, now_ms, replay)
+        try:
+            headers = self._signer.headers(identifier, delivery.content_type, body, now_ms, replay)
+        except UnicodeEncodeError:  # anything may be written to a topic, and who is asked for a POST must answer it
+            asyncio.get_running_loop().call_soon(done, _UNSIGNABLE)
+            return
         if delivery.headers:  # what the subscription sets itself wins, and what signs
             headers += [each for each in delivery.headers if each[0] not in self._header_names]
         if delivery.traceparent is not None:

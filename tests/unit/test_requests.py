@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import msgspec
@@ -93,6 +94,18 @@ async def test_the_marker_of_a_replay_is_sent_and_signed_where_headers_are() -> 
     judged(live, uri)
     assert "webhook-replay" not in live.headers.keys() | {live.headers["signature-input"]}
     assert '"webhook-id")' in live.headers["signature-input"]
+
+
+async def test_what_cannot_be_signed_is_answered_and_not_raised() -> None:
+    sender = MemorySender(lambda posted: PostResult(204, 1))
+    outgoing = Outgoing(subscription(signatures=EVERY), sender, as_it_is, Tokens(sender, SystemClock()))
+    foreign = msgspec.structs.replace(delivery(), content_type='application/json; a="\U0001f600"')
+    answer: asyncio.Future[PostResult] = asyncio.get_running_loop().create_future()
+    outgoing.post("dlv_1", foreign, BODY, 1, answer.set_result)
+    assert not answer.done()  # later, as a sender answers
+    assert (await answer).cause == "invalid_request"
+    assert sender.posted == []
+    await sender.close()
 
 
 async def test_no_header_of_a_delivery_takes_the_place_of_a_signature() -> None:

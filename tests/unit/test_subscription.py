@@ -236,6 +236,8 @@ REFUSALS: list[tuple[dict[str, Any], str]] = [
     ({"content_type": "json"}, "content_type: 'json' is not a media type"),
     ({"content_type": "application/json\r\nx: y"}, "content_type: "),
     ({"content_type": 'application/json; a="\r\n"'}, "content_type: "),
+    ({"content_type": 'application/json; a="\U0001f600"'}, "content_type: "),
+    ({"content_type": 'application/json; a="\x7f"'}, "content_type: "),
     ({"content_type": "application/vnd.acme.v{n}+json"}, "content_type: "),
     ({"content_type": "application/" + "a" * 250 + "+json"}, "content_type: "),
     ({"content_type": "text/plain"}, "content_type: JSON must be application/json or end with +json"),
