@@ -45,8 +45,8 @@ class ConsumerThread:
         self._thread.start()
 
     def call(self, function: Callable[..., Any], *args: Any) -> Future[Any]:
-        """Have the thread call `function(consumer, *args)`, after all calls asked for before. RuntimeError, in the
-        future, once the consumer is closed."""
+        """Have the thread call `function(consumer, *args)`, after all calls asked for before; not when the future is
+        cancelled until then. RuntimeError, in the future, once the consumer is closed."""
         future: Future[Any] = Future()
         with self._closing:
             if self._closed:
@@ -60,6 +60,8 @@ class ConsumerThread:
         self.turns += 1
         while not self._calls.empty():
             call, future = self._calls.get()
+            if not future.set_running_or_notify_cancel():  # nobody waits any more
+                continue
             try:
                 future.set_result(call(self.consumer))
             except Exception as error:  # noqa: BLE001 - it is the caller's
@@ -98,4 +100,6 @@ class ConsumerThread:
         with self._closing:
             self._closed = True
         while not self._calls.empty():
-            self._calls.get()[1].set_exception(RuntimeError("the consumer is closed"))
+            _, future = self._calls.get()
+            if future.set_running_or_notify_cancel():
+                future.set_exception(RuntimeError("the consumer is closed"))

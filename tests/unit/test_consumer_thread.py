@@ -79,6 +79,30 @@ def test_calls_are_made_on_the_thread_in_order_with_their_results(subject: Subje
         futures[2].result(10)
 
 
+def test_a_call_that_is_cancelled_before_its_turn_is_not_made_and_harms_no_other(subject: Subject) -> None:
+    made: list[int] = []
+    futures = [subject.thread.call(lambda _, number: made.append(number), number) for number in range(3)]
+    assert futures[1].cancel()
+    subject.thread.start()
+    futures[2].result(10)
+    late = subject.thread.call(lambda _: made.append(9))
+    late.cancel()
+    subject.thread.halt()
+    subject.thread.join()
+    assert made in ([0, 2], [0, 2, 9])  # the last one may have been faster
+    assert subject.failures == []
+
+
+def test_a_call_that_was_cancelled_does_not_keep_the_end_from_refusing_others(subject: Subject) -> None:
+    first, second = subject.thread.call(lambda _: None), subject.thread.call(lambda _: None)
+    first.cancel()
+    subject.thread.halt()
+    subject.thread.start()
+    subject.thread.join()
+    with pytest.raises(RuntimeError, match="closed"):
+        second.result(10)
+
+
 def test_what_a_turn_raises_ends_the_thread_and_is_told(subject: Subject) -> None:
     subject.error = OSError("broken")
     subject.thread.start()
