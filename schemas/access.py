@@ -51,6 +51,11 @@ class Principal(msgspec.Struct, frozen=True, kw_only=True):
     key_id: str = ""
     rate: float = 0.0
 
+    @property
+    def caller(self) -> str:
+        """What its calls count for: the links of a key share its rate and its places."""
+        return self.key_id or self.actor
+
     def may(self, scope: str) -> bool:
         """Whether it has this scope."""
         return scope in self.scopes

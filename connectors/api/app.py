@@ -17,6 +17,7 @@ import msgspec
 from aiohttp import web
 from multidict import MultiMapping
 
+from connectors.admin import ClusterError
 from connectors.api import problems
 from connectors.api.limits import CallRates, Policy, Verdict
 from connectors.api.principal import Principal, challenge
@@ -114,7 +115,7 @@ class _Dispatcher:
             response = _problem(request, error)
         except TimeoutError:
             response = _problem(request, _overdue(request))
-        except (PenError, RegistryUnavailableError) as error:
+        except (PenError, ClusterError, RegistryUnavailableError) as error:
             response = _problem(request, _later(str(error)))
         except web.HTTPException as error:  # of the router: no such path, no such method
             response = _problem(request, _of_router(error))
@@ -177,7 +178,7 @@ class _Dispatcher:
                 self._limit(request, route, f"unknown {name}", 0.0)  # who guesses keys is slowed down as well
                 raise
             request[_ACTOR] = caller.actor
-            name = caller.key_id or caller.actor  # the links of a key share its calls
+            name = caller.caller
         self._limit(request, route, name, caller.rate if caller else 0.0)
         if caller is not None and route.scope not in caller.scopes:
             lacking = f"this key lacks the scope {route.scope}; use one that has it"

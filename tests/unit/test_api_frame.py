@@ -15,6 +15,7 @@ from aiohttp import ClientSession
 from aiohttp.test_utils import TestServer
 from msgspec import Meta
 
+from connectors.admin import ClusterError
 from connectors.api.app import ApiConfig, make_app
 from connectors.api.openapi import openapi
 from connectors.api.principal import FixedKeys, Principal
@@ -73,6 +74,10 @@ async def away(_: Call) -> Reply:
     raise RegistryUnavailableError("the registry does not answer")
 
 
+async def off(_: Call) -> Reply:
+    raise ClusterError("Kafka does not answer")
+
+
 def route(**given: Any) -> Route:
     defaults: dict[str, Any] = {"summary": "It does", "tag": "things", "scope": None, "answers": {}, "limited": False}
     return Route(**(defaults | given))
@@ -95,6 +100,7 @@ THINGS = [
     route(method="GET", path="/wait", handler=wait),
     route(method="POST", path="/slow", handler=take_raw, raw=True, media=("*/*",)),
     route(method="GET", path="/away", handler=away),
+    route(method="GET", path="/off", handler=off),
     route(method="GET", path="/secret", handler=list_things, scope="keys:read"),
 ]
 
@@ -207,7 +213,7 @@ async def test_a_defect_is_told_by_its_request_id_only(api: Api, caplog: pytest.
 
 
 async def test_what_takes_too_long_or_is_away_may_be_asked_again(api: Api) -> None:
-    for path in ("/wait", "/away"):
+    for path in ("/wait", "/away", "/off"):
         status, _, answered = await api.ask("GET", path)
         assert (status, answered["Retry-After"]) == (503, "1")
 
