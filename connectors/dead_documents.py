@@ -20,6 +20,7 @@ from schemas.dead_letter import Act, DeadState, Filed, state_of
 from schemas.dead_mark import DeadMark
 from schemas.delivery import replay_of
 from schemas.hints import attempt_hint, dead_hint
+from schemas.rendering import on_one_line
 from schemas.replay import Place, Selection
 
 #: How a dead letter is named: its partition and its offset.
@@ -88,7 +89,8 @@ class TryView(msgspec.Struct, kw_only=True):
 
 
 class PayloadView(msgspec.Struct, kw_only=True):
-    """What was to be sent. `content` is the JSON itself, or text, or base64, as `form` says; `cut`: its beginning."""
+    """What was to be sent. `content` is the JSON itself, on one line, or text, or base64, as `form` says; `cut`: its
+    beginning."""
 
     form: str
     content: Any
@@ -190,7 +192,7 @@ def dead_document(judge: Judge, filed: Filed, done: tuple[Act, ...], *, bytes_ma
 
 
 def payload_view(content_type: str, body: bytes, bytes_max: int | None) -> PayloadView:
-    """The body as its type says: JSON as it stands there, text as text, anything else as base64."""
+    """The body as its type says: JSON as it stands there but on one line, text as text, anything else as base64."""
     media = content_type.partition(";")[0].strip().lower()
     cut = bytes_max is not None and len(body) > bytes_max
     shown = body[:bytes_max] if cut else body
@@ -200,7 +202,7 @@ def payload_view(content_type: str, body: bytes, bytes_max: int | None) -> Paylo
         except orjson.JSONDecodeError:
             pass
         else:
-            return PayloadView(form="json", content=msgspec.Raw(shown), cut=False)
+            return PayloadView(form="json", content=msgspec.Raw(on_one_line(shown)), cut=False)
     if _JSON.fullmatch(media) or _TEXT.fullmatch(media):
         try:
             # A character may be cut in two.

@@ -47,6 +47,15 @@ _EPOCH_ORDINAL = datetime.date(1970, 1, 1).toordinal()
 _LAST_ORDINAL = datetime.date.max.toordinal()
 
 
+_LINE_ENDS = bytes.maketrans(b"\r\n", b"  ")
+
+
+def on_one_line(json: bytes) -> bytes:
+    """The same JSON without line ends, for formats with a document on each line: in valid JSON, a raw line end is never
+    inside a text, so it is white space (RFC 8259, sections 2 and 7)."""
+    return json.translate(_LINE_ENDS)
+
+
 def logical_type(node: Any) -> str | None:
     """The logical type of a schema's node (parsed); None when it has none, or one that does not fit and is ignored."""
     if not isinstance(node, dict):

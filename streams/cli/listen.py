@@ -23,6 +23,7 @@ from connectors.event_stream import EventStream, StreamLostError, StreamRefusedE
 from schemas.errors import InvalidSubscriptionError
 from schemas.event import Event
 from schemas.post import PostResult
+from schemas.rendering import on_one_line
 from schemas.subscription import check_event_type_pattern
 from streams.cli.forwarding import Forwarder
 from streams.cli.options import AsJson, Bootstrap, Prefix, RegistryUrl, load_settings, open_registry
@@ -175,7 +176,7 @@ class _Session:
 
     async def _take(self, event: Event) -> None:
         if self._forwarder is None:
-            emit(_document(event)) if self._as_json else say(_line(event))
+            emit(document(event)) if self._as_json else say(_line(event))
         else:
             await self._forward(self._forwarder, self._forwarder.keep(event), event)
 
@@ -214,14 +215,15 @@ def _line(event: Event) -> str:
     return f"{iso(event.time_ms)}  {event.type}  {event.id}  of {event.tenant}  {data[:DATA_CHARS_MAX]}{cut}"
 
 
-def _document(event: Event) -> dict[str, Any]:
+def document(event: Event) -> dict[str, Any]:
+    """The event for programs, who read a line for each."""
     return {
         "id": event.id,
         "type": event.type,
         "tenant": event.tenant,
         "time": iso(event.time_ms),
         "subject": event.subject,
-        "data": orjson.Fragment(event.data),
+        "data": orjson.Fragment(on_one_line(event.data)),
     }
 
 

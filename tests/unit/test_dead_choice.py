@@ -17,6 +17,7 @@ from schemas.replay import PLACES_MAX, Place, Selection
     [
         ("application/json", b'{"n": 12345678901234567890123}', "json", b'{"n": 12345678901234567890123}'),
         ("application/cloudevents+json; charset=utf-8", b"[1]", "json", b"[1]"),
+        ("application/json", b'{\r\n"a": "\\n"\n}', "json", b'{  "a": "\\n" }'),  # an export has a line for each
         ("application/json", b'{"n": ', "text", '{"n": '),
         ("text/plain", "grün".encode(), "text", "grün"),
         ("application/xml", b"<a/>", "text", "<a/>"),
