@@ -92,7 +92,7 @@ async def _open(call: Call, selection: Selection, again: bool) -> tuple[Selectio
     """Of those that fit, what is open. ProblemError."""
     dead = call.get(Dead)
     deadline = dead.monotonic() + COUNT_SECONDS
-    with reading(), dead.place():
+    with reading(), dead.places.place(call.principal.caller):
         choice = await choose(dead.letters, dead.judge, selection, None, lambda *_: dead.monotonic() < deadline)
     try:
         return to_send(selection, choice, again=again)

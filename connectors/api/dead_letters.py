@@ -6,8 +6,9 @@ Reads are bounded: a page may hold few or no items and still have a `next`. This
 
 from __future__ import annotations
 
+import asyncio
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing, contextmanager
 from typing import Annotated
 
@@ -18,6 +19,7 @@ from msgspec import Meta
 from connectors.admin import ClusterError
 from connectors.api.cursors import cursor, position
 from connectors.api.deliveries import Moment, to_ms
+from connectors.api.limits import Places
 from connectors.api.principal import acts_for
 from connectors.api.problems import Fault, ProblemError, not_found
 from connectors.api.routes import Answer, Call, Reply, Route
@@ -49,8 +51,10 @@ TAG = "dead-letters"
 LIMIT_MAX = 200
 #: Named one by one in a request: of dead letters each is looked up, and a URL must hold what they are sought by.
 IDS_MAX = 100
-#: Counting and exporting at the same time, each with a consumer.
-STREAMS_MAX = 4
+#: Counting and exporting at the same time, each with a consumer; and of one caller.
+STREAMS_MAX, STREAMS_OF_CALLER_MAX = 4, 2
+#: Who does not take a part of an export for so long is let go.
+WRITE_SECONDS, PART_BYTES = 30.0, 64 << 10
 COUNT_SECONDS = 5.0
 NDJSON = "application/x-ndjson"
 ID = re.compile(r"[0-9]{1,9}-[0-9]{1,18}")
@@ -59,23 +63,21 @@ ID = re.compile(r"[0-9]{1,9}-[0-9]{1,18}")
 class Dead:
     """A service: where they are, and what is known of them besides. `monotonic` are seconds that never go back."""
 
-    def __init__(self, letters: DeadLetters, judge: Judge, monotonic: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        letters: DeadLetters,
+        judge: Judge,
+        monotonic: Callable[[], float],
+        *,
+        write_seconds: float = WRITE_SECONDS,
+    ) -> None:
         self.letters = letters
         self.judge = judge
         self.monotonic = monotonic
+        self.write_seconds = write_seconds
         self.stopping = False
-        self._streams = 0
-
-    @contextmanager
-    def place(self) -> Iterator[None]:
-        """To read them all. ProblemError 429 when there is no room for one more."""
-        if self._streams >= STREAMS_MAX:
-            raise ProblemError(429, "as many read all dead letters as may; try again", headers={"Retry-After": "5"})
-        self._streams += 1
-        try:
-            yield
-        finally:
-            self._streams -= 1
+        #: For reading them all.
+        self.places = Places(STREAMS_MAX, STREAMS_OF_CALLER_MAX, "as many read all dead letters as may; try again")
 
     async def stop(self, _: web.Application) -> None:
         """End all exports, soon."""
@@ -205,7 +207,7 @@ async def summary(call: Call) -> Reply:
 
     read = total = unreadable = 0
     following = None
-    with reading(), dead.place():
+    with reading(), dead.places.place(call.principal.caller):
         async with aclosing(dead.letters.stream(make, within(selection), start=start)) as batches:
             async for batch in batches:
                 read, total, unreadable = batch.read, batch.total, batch.unreadable
@@ -248,7 +250,7 @@ async def export(call: Call) -> web.StreamResponse:
         acts = wants(filed)
         return None if acts is None else msgspec.json.encode(dead_document(dead.judge, filed, acts)) + b"\n"
 
-    with reading(), dead.place():
+    with reading(), dead.places.place(call.principal.caller):
         async with aclosing(dead.letters.stream(make, within(selection))) as batches:
             first = await anext(batches, None)  # whatever is wrong is said before the stream begins
             response = web.StreamResponse(headers={"Cache-Control": "no-store", "X-Request-Id": call.request_id})
@@ -257,16 +259,24 @@ async def export(call: Call) -> web.StreamResponse:
             if call.request.method == "HEAD" or first is None:
                 return response
             try:
-                await response.write(b"".join(first.items))
+                await _write(response, first.items, dead.write_seconds)
                 async for batch in batches:
                     if dead.stopping:
                         raise ConnectionResetError
-                    await response.write(b"".join(batch.items))
-            except (ConnectionError, ClusterError):
+                    await _write(response, batch.items, dead.write_seconds)
+            except (ConnectionError, TimeoutError, ClusterError):
                 # A stream that does not end as it should is all that can be said now.
                 if call.request.transport is not None:
                     call.request.transport.abort()
     return response
+
+
+async def _write(response: web.StreamResponse, lines: Sequence[bytes], part_seconds: float) -> None:
+    """TimeoutError when a part is not taken in time: whoever asked has a place that others wait for."""
+    content = b"".join(lines)
+    for start in range(0, len(content), PART_BYTES):
+        async with asyncio.timeout(part_seconds):
+            await response.write(content[start : start + PART_BYTES])
 
 
 async def named(call: Call, ids: tuple[str, ...], tenant: str | None) -> list[Filed]:

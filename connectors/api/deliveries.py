@@ -127,7 +127,7 @@ class DeliveryHistory(msgspec.Struct, kw_only=True):
 async def list_attempts(call: Call) -> Reply:
     """Of one subscription."""
     before, _ = cursor_place(call.query.cursor)
-    page = await _page(call, _filter(call.query), before, outcomes=call.query.outcome)
+    page = await _page(call, _filter(call), before, outcomes=call.query.outcome)
     following = None if page.next is None else place_cursor(page.next, [])
     return Reply(
         AttemptsPage(items=[attempt_view(each) for each in page.attempts], next=following, partial=page.partial)
@@ -138,7 +138,7 @@ async def list_deliveries(call: Call) -> Reply:
     """Of one subscription, each with its latest attempt."""
     before, carried = cursor_place(call.query.cursor)
     shown = dict.fromkeys(carried)
-    fits = _filter(call.query)
+    fits = _filter(call)
 
     def wants(attempt: LoggedAttempt) -> bool:
         mark = _mark(attempt.delivery_id)
@@ -223,14 +223,19 @@ def check_outcomes(outcomes: Sequence[str]) -> None:
             raise ProblemError(400, f"outcome: {detail}", errors=[Fault("?outcome", detail)])
 
 
-def _filter(query: PastQuery) -> Callable[[LoggedAttempt], bool]:
+def _filter(call: Call) -> Callable[[LoggedAttempt], bool]:
+    """Which attempts are meant, of those that the caller may see: the subscription's id may have been another tenant's
+    before."""
+    query: PastQuery = call.query
+    sees = call.principal.sees
     check_outcomes(query.outcome)
     outcomes = frozenset(query.outcome or OUTCOMES)
     since, until = to_ms(query.since) or 0, to_ms(query.until)
 
     def fits(attempt: LoggedAttempt) -> bool:
         started = attempt.started_ms
-        return attempt.outcome in outcomes and since <= started and (until is None or started < until)
+        timely = since <= started and (until is None or started < until)
+        return timely and attempt.outcome in outcomes and sees(attempt.tenant)
 
     return fits
 

@@ -1,13 +1,17 @@
-"""Rates of calls: a token bucket for each caller, and the headers that tell of it.
+"""Rates of calls: a token bucket for each caller, and the headers that tell of it. And places for what takes long.
 
 In the memory of one process: several API processes each give their own rate. This file reads no clock.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import msgspec
+
+from connectors.api.problems import ProblemError
 
 #: Buckets that are kept; the one that was used longest ago gives way, and is full again.
 CALLERS_MAX = 10_000
@@ -67,6 +71,30 @@ class CallRates:
         tokens, since = self._buckets.get(caller, (0.0, 0.0))
         if caller in self._buckets:
             self._buckets[caller] = (tokens + 1, since)
+
+
+class Places:
+    """For what takes long: so many at a time, and so many of one caller."""
+
+    def __init__(self, of_all: int, of_each: int, refusal: str) -> None:
+        """`refusal` is the sentence for who finds none."""
+        self._of_all = of_all
+        self._of_each = of_each
+        self._refusal = refusal
+        self._taken: Counter[str] = Counter()
+
+    @contextmanager
+    def place(self, caller: str) -> Iterator[None]:
+        """One of them, for this caller. ProblemError 429 when there is none."""
+        if self._taken.total() >= self._of_all or self._taken[caller] >= self._of_each:
+            raise ProblemError(429, self._refusal, headers={"Retry-After": "5"})
+        self._taken[caller] += 1
+        try:
+            yield
+        finally:
+            self._taken[caller] -= 1
+            if not self._taken[caller]:
+                del self._taken[caller]
 
 
 def _ceiling(seconds: float) -> int:

@@ -8,9 +8,8 @@ process stops; who listens comes again with `Last-Event-ID` and misses nothing.
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import aclosing, contextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import aclosing
 from typing import Annotated
 
 import msgspec
@@ -18,6 +17,7 @@ from aiohttp import web
 from msgspec import Meta
 
 from connectors.admin import ClusterError
+from connectors.api.limits import Places
 from connectors.api.principal import acts_for
 from connectors.api.problems import Fault, ProblemError
 from connectors.api.routes import Answer, Call, Header, Route
@@ -42,22 +42,8 @@ class Listeners:
         self.feed = feed
         self.monotonic = monotonic
         self.stopping = False
-        self._streams_max = streams_max
-        self._of: Counter[str] = Counter()
-
-    @contextmanager
-    def place(self, actor: str) -> Iterator[None]:
-        """A stream of this caller's. ProblemError 429 when there is no room for one more."""
-        if self._of.total() >= self._streams_max or self._of[actor] >= STREAMS_OF_CALLER_MAX:
-            sentence = "as many listen as may; end one that is not needed, or try again"
-            raise ProblemError(429, sentence, headers={"Retry-After": "5"})
-        self._of[actor] += 1
-        try:
-            yield
-        finally:
-            self._of[actor] -= 1
-            if not self._of[actor]:
-                del self._of[actor]
+        refusal = "as many listen as may; end one that is not needed, or try again"
+        self.places = Places(streams_max, STREAMS_OF_CALLER_MAX, refusal)
 
     async def stop(self, _: web.Application) -> None:
         """End all streams, soon."""
@@ -93,7 +79,7 @@ async def listen(call: Call) -> web.StreamResponse:
     try:
         if cursor is not None:
             check_cursor(cursor)
-        with listeners.place(call.principal.key_id or call.principal.actor):
+        with listeners.places.place(call.principal.caller):
             async with aclosing(listeners.feed.follow(wanted, cursor)) as heard:
                 first = await anext(heard)  # whatever is wrong is said before the stream begins
                 response = web.StreamResponse(headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
