@@ -32,13 +32,13 @@ from schemas.topics import TopicSpec
 
 T = TypeVar("T")
 
-REQUEST_SECONDS = 10.0
+REQUEST_SECONDS = 30.0
 #: How long brokers are asked again of whom all refuse connections.
 REFUSED_SECONDS = 2.0
 _TRY_SECONDS = 0.5
 KAFKA_PORT = 9092  # librdkafka's, where an address has none
 #: A created topic is known to the controller first and to the other brokers a moment later.
-SETTLE_SECONDS = 15.0
+SETTLE_SECONDS = 30.0
 _POLL_SECONDS = 0.05
 
 
@@ -97,8 +97,10 @@ def connected(config: Mapping[str, Any]) -> AdminClient:
     try:
         admin = AdminClient(settings, logger=silent_logger())
         while True:
+            # As long again each time: an answer that comes later than a try waits is lost, and asked for anew.
+            patience = min(max(_TRY_SECONDS, clock.monotonic() - start), REQUEST_SECONDS)
             try:
-                admin.list_topics(timeout=_TRY_SECONDS)
+                admin.list_topics(timeout=patience)
             except KafkaException as error:
                 admin.poll(0)  # lets librdkafka say why: `error_cb`
                 # Addresses where nobody listens are known at once; a broker that is only slow gets its time.

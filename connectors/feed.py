@@ -28,7 +28,7 @@ T = TypeVar("T")
 
 BATCH_RECORDS = 500
 POLL_SECONDS = 0.1
-REQUEST_SECONDS = 10.0
+REQUEST_SECONDS = 30.0
 #: Twice the longest that a transaction of ours may stay open.
 OPEN_TRANSACTIONS_SECONDS = 30.0
 QUEUED_RECORDS_MAX = 100_000

@@ -41,6 +41,7 @@ VERSION = "4.3.0"
 LOG_BACKEND = "org.slf4j:slf4j-simple:1.7.36"
 JAVA_MAJOR_MIN = 17
 START_SECONDS = 60.0
+TRY_SECONDS_MAX = 5.0
 #: Free ports are found by binding and closing; another process may take one in between.
 PORT_ATTEMPTS = 3
 FETCH_THREADS = 8
@@ -337,16 +338,18 @@ def log_reason(log: str) -> str:
 def answers(bootstrap: str, seconds: float, ended: Callable[[], bool] = lambda: False) -> bool:
     """Whether a broker lists itself within `seconds`; gives up early when `ended`."""
     clock = SystemClock()
-    deadline = clock.monotonic() + seconds
+    start = clock.monotonic()
     silent = logging.getLogger(f"{__name__}.silent")  # librdkafka reports every refused connection
     silent.setLevel(logging.CRITICAL + 1)
     admin = AdminClient(
         {"bootstrap.servers": bootstrap, "reconnect.backoff.ms": 50, "reconnect.backoff.max.ms": 200},
         logger=silent,
     )
-    while clock.monotonic() < deadline and not ended():
+    while (waited := clock.monotonic() - start) < seconds and not ended():
+        # Longer each time: a busy broker's answer that comes later than that is lost, and asked for anew.
+        patience = min(max(0.25, waited), TRY_SECONDS_MAX, seconds - waited)
         with contextlib.suppress(KafkaException):
-            if admin.list_topics(timeout=0.25).brokers:
+            if admin.list_topics(timeout=patience).brokers:
                 return True
     return False
 
