@@ -26,9 +26,8 @@ from streams.core.signing import Signer
 from streams.ports import Opener, Route, Sender
 from streams.tokens import TokenPosts, Tokens
 
-
 #: Of a delivery that no worker has made: RFC 9421, section 2.1, has no form for what is not ASCII.
-_UNSIGNABLE = PostResult(0, 0, "invalid_request", "The delivery's id or content type is not ASCII: it cannot be signed.")
+_UNSIGNABLE = PostResult(0, 0, "invalid_request", "The id or content type is not ASCII, so it cannot be signed.")
 
 
 class Outgoing:
@@ -91,8 +90,10 @@ class Outgoing:
             return
         if delivery.headers:  # what the subscription sets itself wins, and what signs
             headers += [each for each in delivery.headers if each[0] not in self._header_names]
-        if delivery.traceparent is not None:
-            headers.append(("traceparent", delivery.traceparent))
+        trace = delivery.traceparent
+        # A producer may have written anything there, and a trace must never cost an event.
+        if trace is not None and trace.isascii() and trace.isprintable():
+            headers.append(("traceparent", trace))
         self._post(self._route, headers, body, partial(masked, self._mask, done) if self._mask else done)
 
     def post_batch(

@@ -108,6 +108,13 @@ async def test_what_cannot_be_signed_is_answered_and_not_raised() -> None:
     await sender.close()
 
 
+@pytest.mark.parametrize("trace", ["00-1\n", "00-1\x00", "dépêche", "\u2713"])
+async def test_a_trace_that_no_header_can_hold_costs_no_delivery(trace: str) -> None:
+    posted = await sent(msgspec.structs.replace(delivery(), traceparent=trace), "dlv_1")
+    assert "traceparent" not in posted.headers
+    standardwebhooks.Webhook(SECRET).verify(posted.body, posted.headers)
+
+
 async def test_no_header_of_a_delivery_takes_the_place_of_a_signature() -> None:
     forged = {"x_hub_signature_256": "mine", "signature": "mine", "content_digest": "mine", "ce_id": "1"}
     unsigned = await sent(delivery(**forged), "dlv_1")
