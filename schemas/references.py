@@ -90,23 +90,30 @@ def write_out(schema: str, definitions: Mapping[str, str]) -> str:
     if not definitions:
         return schema
     try:
-        trees = {name: orjson.loads(text) for name, text in definitions.items()}
-        written = orjson.dumps(_Writer(trees).schema(orjson.loads(schema), ""))
+        written = orjson.dumps(_Writer(definitions).schema(orjson.loads(schema), ""))
     except RecursionError:
         raise ValueError("the schema is nested too deeply") from None
     except TypeError:  # orjson's own limit, of 254 levels
         raise ValueError("the schema is nested too deeply") from None
     if len(written) > REFERENCES_BYTES_MAX:
-        raise ValueError(f"the schema with its references is larger than {REFERENCES_BYTES_MAX} bytes")
+        raise _too_large()
     return written.decode()
+
+
+def _too_large() -> ValueError:
+    return ValueError(f"the schema with its references is larger than {REFERENCES_BYTES_MAX} bytes")
 
 
 class _Writer:
     """Walks a schema as a parser does: names are looked up in the namespace around them, and defined once."""
 
-    def __init__(self, definitions: Mapping[str, Any]) -> None:
-        self._definitions = definitions
+    def __init__(self, definitions: Mapping[str, str]) -> None:
+        self._definitions = {name: orjson.loads(text) for name, text in definitions.items()}
+        self._sizes = {name: len(text) for name, text in definitions.items()}
         self._defined: set[str] = set()
+        # What has no name of its own is written out wherever it is referred to: of a few that each have the one before
+        # twice, that is more than any memory. So it is counted before it is done, not after.
+        self._repeated = 0
 
     def schema(self, node: Any, namespace: str) -> Any:
         if isinstance(node, str):
@@ -137,6 +144,9 @@ class _Writer:
                 definition = self._definitions[candidate]
                 if isinstance(definition, dict) and definition.get("type") in _NAMED:
                     return self._named({"namespace": ""} | definition, "")
+                self._repeated += self._sizes[candidate]
+                if self._repeated > REFERENCES_BYTES_MAX:
+                    raise _too_large()
                 return self.schema(definition, "")
         return name  # defined by the schema itself, or a mistake that the parser will name
 

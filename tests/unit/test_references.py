@@ -138,3 +138,15 @@ def test_more_than_so_many_bytes_are_refused() -> None:
 def test_what_is_no_json_is_a_value_error(schema: str) -> None:
     with pytest.raises(ValueError, match=r"."):
         together(schema, [TO_CURRENCY])
+
+
+def test_what_doubles_with_each_reference_is_refused_before_it_is_written() -> None:
+    """Two to the power of sixty would be no error but the end of the process."""
+    shelf: dict[tuple[str, int], Referring] = {("t0", 1): ('"string"', ())}
+    for number in range(1, 61):
+        before = f"t{number - 1}"
+        twice = orjson.dumps([{"type": "array", "items": before}, {"type": "map", "values": before}]).decode()
+        shelf[f"t{number}", 1] = (twice, (Reference(before, before, 1),))
+    assert together(record("t3"), (Reference("t3", "t3", 1),), shelf).count("string") == 8
+    with pytest.raises(ValueError, match="larger than"):
+        together(record("t60"), (Reference("t60", "t60", 1),), shelf)
