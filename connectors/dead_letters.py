@@ -1,41 +1,21 @@
-"""The dead letters of `deliveries.dead`: the newest first by pages, one by its place, and all of them as a stream.
+"""The dead letters of `deliveries.dead`: the newest first by pages, some by their places, and all of them as a stream.
 
-What is not wanted is dropped as it is read, and of what is wanted only what `make` makes of it is kept, so memory does
-not grow with payloads. A record that is no dead letter is counted and passed over. This file does not know which are
-wanted, nor what became of one (`streams/core/dead.py`), and writes nothing.
+Reading is `topic_pages.py`. A record that is no dead letter is counted and passed over. This file does not know which
+are wanted, nor what became of one (`streams/core/dead.py`), and writes nothing.
 """
 
 from __future__ import annotations
 
-import asyncio
-import threading
-from collections import deque
-from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
-from typing import Any, Generic, TypeVar
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from typing import Any, TypeVar
 
 import msgspec
-from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
+from confluent_kafka import Message
 
-from connectors.admin import silent_logger, unavailable
-from connectors.unsubscribed import unsubscribed
+from connectors.topic_pages import PAGE_SECONDS, SCAN_MAX, Batch, Page, Positions, TopicPages, Where, time_of
 from schemas.dead_letter import Filed, decode_dead_letter
-from schemas.errors import UndecodableError
-from schemas.partitions import partition_of
 
 T = TypeVar("T")
-
-#: Offsets of one partition that are read at once, backwards: few at first, since what is asked for is mostly new.
-STEP_MIN, STEP_MAX = 200, 5_000
-#: Offsets that are looked at for one page, and how long that may take.
-SCAN_MAX = 100_000
-PAGE_SECONDS = 5.0
-REQUEST_SECONDS = 10.0
-#: Of records handed over by librdkafka at once, by the size of the largest so far; and what it fetches ahead.
-BATCH_RECORDS, BATCH_BYTES = 500, 8 << 20
-PREFETCH_KIB_MAX = 4_096
-_POLL_S = 0.1
 
 
 class Within(msgspec.Struct, frozen=True):
@@ -46,6 +26,11 @@ class Within(msgspec.Struct, frozen=True):
     since_ms: int = 0
     until_ms: int | None = None
 
+    @property
+    def where(self) -> Where:
+        """The part of the topic."""
+        return Where(None if self.subscription is None else self.subscription.encode(), self.since_ms)
+
     def holds(self, time_ms: int) -> bool:
         """Whether this is a time in it."""
         return self.since_ms <= time_ms and (self.until_ms is None or time_ms < self.until_ms)
@@ -53,43 +38,6 @@ class Within(msgspec.Struct, frozen=True):
 
 #: Asked of each letter, on a thread: what is kept of it, None when it is not wanted.
 Make = Callable[[Filed], T | None]
-#: By partition: for pages the offset below which to go on, for streams the one from which.
-Positions = Mapping[int, int]
-
-
-class Page(msgspec.Struct, Generic[T], frozen=True):
-    """`next` is None when nothing is left. `partial`: it ended because of its bounds, not because it was full."""
-
-    items: Sequence[T]
-    next: Positions | None
-    partial: bool
-    unreadable: int
-
-
-class Batch(msgspec.Struct, Generic[T], frozen=True):
-    """A part of a stream. `positions` are where it goes on; `read` of `total` offsets are looked at so far."""
-
-    items: Sequence[T]
-    positions: Positions
-    read: int
-    total: int
-    unreadable: int
-
-
-class _Side(Generic[T]):
-    """One partition read backwards: all from `end` on was looked at, `found` is what came of it, newest first."""
-
-    def __init__(self, low: int, end: int) -> None:
-        self.low, self.end, self.step = low, end, STEP_MIN
-        self.found: deque[tuple[int, int, T]] = deque()
-
-    @property
-    def hungry(self) -> bool:
-        return not self.found and self.end > self.low
-
-    @property
-    def before(self) -> int:
-        return self.found[0][1] + 1 if self.found else self.end
 
 
 class DeadLetters:
@@ -105,267 +53,40 @@ class DeadLetters:
         page_seconds: float = PAGE_SECONDS,
     ) -> None:
         """`config` is librdkafka's of the connection. Nothing is connected until the first read."""
-        self._config = dict(config)
-        self._topic = topic
-        self._monotonic = monotonic
-        self._scan_max = scan_max
-        self._page_seconds = page_seconds
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"dead {topic}")
-        self._reading: _Reading | None = None
+        self._pages = TopicPages(config, topic, monotonic, scan_max=scan_max, page_seconds=page_seconds)
 
     async def page(self, make: Make[T], within: Within, *, limit: int, before: Positions | None = None) -> Page[T]:
         """At most `limit` letters, the newest first, of what stands below `before` (None: all there is now)."""
-        return await self._run(lambda reading: self._page(reading, make, within, limit, before))
+        return await self._pages.page(_from_message(make, within), within.where, limit=limit, before=before)
 
     async def get(self, places: Sequence[tuple[int, int]]) -> dict[tuple[int, int], Filed]:
         """Those that stand at these places, (partition, offset); where there is none, or something else, nothing."""
-        return await self._run(lambda reading: self._get(reading, places))
+        return await self._pages.get(places, _filed)
 
     async def ends(self) -> dict[int, int]:
         """One past the last offset of each partition, as of now."""
-        bounds = await self._run(lambda reading: reading.bounds(Within()))
-        return {partition: high for partition, (_, high) in bounds.items()}
+        return await self._pages.ends()
 
-    async def stream(
+    def stream(
         self, make: Make[T], within: Within, *, start: Positions | None = None
     ) -> AsyncGenerator[Batch[T], None]:
         """All that is there now, in the order of each partition, from `start` on (None: the beginning)."""
-        loop = asyncio.get_running_loop()
-        with ThreadPoolExecutor(1, thread_name_prefix="dead letters") as thread:
-            reading = _Reading(self._config, self._topic, self._monotonic)
-            try:
-                batches = reading.forward(make, within, start)
-                while (batch := await loop.run_in_executor(thread, next, batches, None)) is not None:
-                    yield batch
-            finally:
-                reading.halt.set()
-                await asyncio.shield(loop.run_in_executor(thread, reading.close))
+        return self._pages.stream(_from_message(make, within), within.where, start=start)
 
     async def close(self) -> None:
         """End what is under way, and let go."""
-        if self._reading is not None:
-            self._reading.halt.set()
-            await asyncio.get_running_loop().run_in_executor(self._thread, self._reading.close)
-        self._thread.shutdown()
-
-    async def _run(self, read: Callable[[_Reading], T]) -> T:
-        def work() -> T:
-            if self._reading is None:
-                self._reading = _Reading(self._config, self._topic, self._monotonic)
-            return read(self._reading)
-
-        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
-
-    # --- on the thread ------------------------------------------------------------------------------------------------
-
-    def _page(self, reading: _Reading, make: Make[T], within: Within, limit: int, before: Positions | None) -> Page[T]:
-        deadline = self._monotonic() + self._page_seconds
-        sides: dict[int, _Side[T]] = {}
-        for partition, (low, high) in reading.bounds(within).items():
-            sides[partition] = _Side(low, high if before is None else min(high, before.get(partition, high)))
-        items: list[T] = []
-        left, unreadable, begun = self._scan_max, 0, False
-        while len(items) < limit:
-            hungry = {partition: side for partition, side in sides.items() if side.hungry}
-            if hungry:
-                if left <= 0 or (begun and self._monotonic() > deadline):
-                    break
-                steps = {partition: min(side.step, side.end - side.low) for partition, side in hungry.items()}
-                unreadable += reading.backward(hungry, make, within)
-                left -= sum(steps.values())
-                begun = True
-                continue
-            fullest = [side for side in sides.values() if side.found]
-            if not fullest:
-                break
-            items.append(max(fullest, key=lambda side: side.found[0][:2]).found.popleft()[2])
-        more = any(side.found or side.hungry for side in sides.values())
-        following = {partition: side.before for partition, side in sides.items()} if more else None
-        return Page(items, following, more and len(items) < limit, unreadable)
-
-    def _get(self, reading: _Reading, places: Sequence[tuple[int, int]]) -> dict[tuple[int, int], Filed]:
-        bounds = reading.bounds(Within())
-        waiting: dict[int, list[int]] = {}
-        for partition, offset in set(places):
-            low, high = bounds.get(partition, (0, 0))
-            if low <= offset < high:
-                waiting.setdefault(partition, []).append(offset)
-        found: dict[tuple[int, int], Filed] = {}
-        while waiting:  # one of each partition at a time
-            spans = {partition: (offsets[-1], offsets[-1] + 1) for partition, offsets in waiting.items()}
-            for message in reading.window(spans):
-                with suppress(UndecodableError):
-                    filed = _filed(message)
-                    found[filed.partition, filed.offset] = filed
-            waiting = {partition: offsets[:-1] for partition, offsets in waiting.items() if offsets[1:]}
-        return found
+        await self._pages.close()
 
 
-class _Reading:
-    """A consumer and what is done with it; all on one thread."""
+def _from_message(make: Make[T], within: Within) -> Callable[[Message], T | None]:
+    def made(message: Message) -> T | None:
+        filed = _filed(message)
+        return make(filed) if within.holds(filed.time_ms) else None
 
-    def __init__(self, config: Mapping[str, Any], topic: str, monotonic: Callable[[], float]) -> None:
-        self.halt = threading.Event()
-        self._config = dict(config)
-        self._topic = topic
-        self._monotonic = monotonic
-        self._errors: list[KafkaError] = []
-        self._opened: Consumer | None = None
-        self._largest = 1
-        self._known: dict[int, TopicPartition] = {}
-
-    @property
-    def _consumer(self) -> Consumer:
-        if self._opened is None:
-            self._opened = Consumer(
-                {
-                    "queued.max.messages.kbytes": PREFETCH_KIB_MAX,
-                    "fetch.wait.max.ms": 50,
-                    **self._config,
-                    **unsubscribed("dead-letters"),
-                    "error_cb": self._errors.append,
-                },
-                logger=silent_logger(),
-            )
-        return self._opened
-
-    def close(self) -> None:
-        """Let go."""
-        if self._opened is not None:
-            self._opened.close()
-            self._opened = None
-
-    def bounds(self, within: Within) -> dict[int, tuple[int, int]]:
-        """The first offset and one past the last, of each partition that letters may stand in, as of now."""
-        with self._translated():
-            found = self._consumer.list_topics(self._topic, REQUEST_SECONDS).topics[self._topic]
-            if found.error is not None:
-                raise KafkaException(found.error)
-            numbers: Collection[int] = sorted(found.partitions)
-            if within.subscription is not None:
-                numbers = [partition_of(within.subscription.encode(), len(found.partitions))]
-            bounds = {number: self._watermarks(number) for number in numbers}
-            if within.since_ms:
-                # All before the first of this time or later are older. Its opposite, the first that is too new, says
-                # nothing of those behind it: one wrong clock would hide them.
-                for number, offset in self._at(within.since_ms, numbers).items():
-                    low, high = bounds[number]
-                    bounds[number] = (min(max(low, offset), high), high)
-        return bounds
-
-    def _watermarks(self, partition: int) -> tuple[int, int]:
-        low, high = self._consumer.get_watermark_offsets(TopicPartition(self._topic, partition), REQUEST_SECONDS)
-        return low, high
-
-    def _at(self, time_ms: int, partitions: Collection[int]) -> dict[int, int]:
-        """The first offset whose record is of this time or later, past the last where there is none."""
-        asked = [TopicPartition(self._topic, partition, time_ms) for partition in partitions]
-        found: dict[int, int] = {}
-        for place in self._consumer.offsets_for_times(asked, REQUEST_SECONDS):
-            if place.error is not None:
-                raise KafkaException(place.error)
-            found[place.partition] = place.offset if place.offset >= 0 else 1 << 62  # none
-        return found
-
-    def backward(self, sides: Mapping[int, _Side[T]], make: Make[T], within: Within) -> int:
-        """A step back in each of them; how many records were none. Nothing changes when it fails."""
-        spans = {partition: (max(side.low, side.end - side.step), side.end) for partition, side in sides.items()}
-        found: dict[int, list[tuple[int, int, T]]] = {partition: [] for partition in sides}
-        made, unreadable = _made(self.window(spans), make, within)
-        for filed, item in made:
-            found[filed.partition].append((filed.time_ms, filed.offset, item))
-        for partition, side in sides.items():
-            side.found.extend(reversed(found[partition]))
-            side.end, side.step = spans[partition][0], min(2 * side.step, STEP_MAX)
-        return unreadable
-
-    def forward(self, make: Make[T], within: Within, start: Positions | None) -> Iterator[Batch[T]]:
-        """See `DeadLetters.stream`."""
-        spans = {}
-        for partition, (low, high) in self.bounds(within).items():
-            spans[partition] = (low if start is None else min(max(low, start.get(partition, low)), high), high)
-        total = sum(high - low for low, high in spans.values())
-        positions = {partition: low for partition, (low, _) in spans.items()}
-        unreadable = 0
-        for messages in self._batches(spans, positions):
-            made, bad = _made(messages, make, within)
-            items, unreadable = [item for _, item in made], unreadable + bad
-            left = sum(high - positions[partition] for partition, (_, high) in spans.items())
-            yield Batch(items, dict(positions), total - left, total, unreadable)
-
-    def window(self, spans: Mapping[int, tuple[int, int]]) -> Iterator[Message]:
-        """The records of these offsets, ascending within a partition."""
-        for messages in self._batches(spans, {}):
-            yield from messages
-
-    def _batches(self, spans: Mapping[int, tuple[int, int]], positions: dict[int, int]) -> Iterator[list[Message]]:
-        """Records in parts; `positions` are kept up to date. ClusterError when nothing comes for too long."""
-        waiting = {partition: end for partition, (begin, end) in spans.items() if begin < end}
-        paused: list[TopicPartition] = []
-        if not waiting:
-            return
-        consumer = self._consumer
-        self._errors.clear()
-        consumer.assign([TopicPartition(self._topic, partition, spans[partition][0]) for partition in waiting])
-        try:
-            deadline = self._monotonic() + REQUEST_SECONDS
-            while waiting:
-                most = max(1, min(BATCH_RECORDS, BATCH_BYTES // self._largest))
-                found = []
-                for message in consumer.consume(most, _POLL_S):
-                    partition = message.partition() or 0
-                    if (error := message.error()) is not None:
-                        if error.code() == KafkaError._PARTITION_EOF:
-                            positions[partition] = waiting.pop(partition, spans[partition][1])
-                        else:
-                            self._errors.append(error)
-                        continue
-                    deadline = self._monotonic() + REQUEST_SECONDS
-                    offset = message.offset() or 0
-                    if partition in waiting and offset < waiting[partition]:
-                        found.append(message)
-                        self._largest = max(self._largest, len(message.value() or b""))
-                        positions[partition] = offset + 1
-                    if partition in waiting and offset >= waiting[partition] - 1:
-                        positions[partition] = waiting.pop(partition)
-                        paused.append(TopicPartition(self._topic, partition))
-                        consumer.pause(paused[-1:])  # or it would go on past the end
-                if self.halt.is_set() or self._monotonic() > deadline:
-                    timed_out = KafkaError(KafkaError._TIMED_OUT)
-                    raise unavailable(self._config, self._errors[-1] if self._errors else timed_out)
-                if found or not waiting:
-                    yield found
-        finally:
-            consumer.resume(paused)  # librdkafka remembers it beyond the assignment
-            consumer.unassign()
-
-    @contextmanager
-    def _translated(self) -> Iterator[None]:
-        try:
-            yield
-        except KafkaException as error:
-            raise unavailable(self._config, error.args[0]) from None
-
-
-def _made(messages: Iterable[Message], make: Make[T], within: Within) -> tuple[list[tuple[Filed, T]], int]:
-    """The letters that are wanted, with what was made of each, and how many records were none."""
-    made: list[tuple[Filed, T]] = []
-    unreadable = 0
-    for message in messages:
-        try:
-            filed = _filed(message)
-        except UndecodableError:
-            unreadable += 1
-            continue
-        item = make(filed) if within.holds(filed.time_ms) else None
-        if item is not None:
-            made.append((filed, item))
-    return made, unreadable
+    return made
 
 
 def _filed(message: Message) -> Filed:
     """UndecodableError."""
-    kind, time_ms = message.timestamp()
-    value = message.value()
-    letter = decode_dead_letter(value)
-    return Filed(message.partition() or 0, message.offset() or 0, time_ms if kind else 0, letter)
+    letter = decode_dead_letter(message.value())
+    return Filed(message.partition() or 0, message.offset() or 0, time_of(message), letter)

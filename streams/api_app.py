@@ -55,6 +55,7 @@ from connectors.replays import ProgressTable, ReplaysTable
 from connectors.source_desk import Sealer, SourceDesk
 from connectors.sources import SourcesTable
 from connectors.subscriptions import ById, SubscriptionsTable
+from connectors.topic_pages import TopicPages
 from schemas.client_address import network
 from schemas.codec import wire_header
 from schemas.event_type import encode_event_type
@@ -178,6 +179,8 @@ async def api_app(
         stack.push_async_callback(history.close)
         dead_letters = DeadLetters(config, topics.dead, clock.monotonic)
         stack.push_async_callback(dead_letters.close)
+        aside = TopicPages(config, topics.quarantine, clock.monotonic)
+        stack.push_async_callback(aside.close)
         checks = EventChecks(event_types, registry, strict=settings.unknown_event_types == "refuse")
 
         guard = await make_guard(settings, listening)
@@ -202,7 +205,7 @@ async def api_app(
             KeyDesk(keys, pen, key_topics(topics, own), secrets.token_bytes, key_check.compute),
             replays_desk := replay_desk(topics, own, pen, replays, progresses),
             dead := Dead(dead_letters, DeadJudge(topics.dead, replays_desk.every, marks.marks), clock.monotonic),
-            Quarantine(QuarantineService(settings, registry, own)),
+            Quarantine(QuarantineService(settings, registry, own, aside, clock.monotonic)),
             DeadDesk(pen, mark_topics(topics, own), lambda: secrets.token_hex(8)),
             Portal(signer, settings.portal_url, lambda: secrets.token_hex(8)),
             History(newest),

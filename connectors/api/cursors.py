@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import base64
 import binascii
-from typing import Any
+from collections.abc import Mapping
+from typing import Annotated, Any
 
 import msgspec
+from msgspec import Meta
 
 from connectors.api.problems import Fault, ProblemError
 
@@ -37,3 +39,14 @@ def position(text: str | None, kind: Any) -> tuple[Any, ...] | None:
         raise ProblemError(400, detail, errors=[Fault("?cursor", detail)]) from None
     assert isinstance(found, tuple)
     return found
+
+
+def positions_cursor(positions: Mapping[int, int]) -> str:
+    """Of an offset in each partition, for lists that are read from a topic."""
+    return cursor(*(number for place in sorted(positions.items()) for number in place))
+
+
+def cursor_positions(text: str | None) -> dict[int, int] | None:
+    """What it was made of. ProblemError 400."""
+    found = position(text, tuple[Annotated[int, Meta(ge=0)], ...])
+    return None if found is None else dict(zip(found[::2], found[1::2], strict=False))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import aclosing, contextmanager
 from typing import Annotated
 
@@ -17,7 +17,7 @@ from aiohttp import web
 from msgspec import Meta
 
 from connectors.admin import ClusterError
-from connectors.api.cursors import cursor, position
+from connectors.api.cursors import cursor_positions, positions_cursor
 from connectors.api.deliveries import Moment, to_ms
 from connectors.api.limits import Places
 from connectors.api.principal import acts_for
@@ -185,8 +185,10 @@ async def list_dead_letters(call: Call) -> Reply:
         return None if acts is None else dead_view(dead.judge, filed, acts)
 
     with reading():
-        page = await dead.letters.page(make, within(selection), limit=query.limit, before=_places(query.cursor))
-    following = None if page.next is None else _cursor(page.next)
+        page = await dead.letters.page(
+            make, within(selection), limit=query.limit, before=cursor_positions(query.cursor)
+        )
+    following = None if page.next is None else positions_cursor(page.next)
     return Reply(DeadPage(items=list(page.items), next=following, partial=page.partial, unreadable=page.unreadable))
 
 
@@ -196,7 +198,7 @@ async def summary(call: Call) -> Reply:
     dead, tally = call.get(Dead), Tally()
     selection = _asked(call, query)
     wants = wanted(dead.judge, selection, query.state)
-    start = _places(query.cursor)
+    start = cursor_positions(query.cursor)
     deadline = dead.monotonic() + COUNT_SECONDS
 
     def make(filed: Filed) -> DeadView | None:
@@ -212,7 +214,7 @@ async def summary(call: Call) -> Reply:
             async for batch in batches:
                 read, total, unreadable = batch.read, batch.total, batch.unreadable
                 if read < total and dead.monotonic() > deadline:
-                    following = _cursor(batch.positions)
+                    following = positions_cursor(batch.positions)
                     break
     return Reply(
         DeadSummary(
@@ -319,19 +321,6 @@ def reading() -> Iterator[None]:
         yield
     except ClusterError as error:
         raise ProblemError(503, str(error), headers={"Retry-After": "1"}) from None
-
-
-# --- cursors: by partition --------------------------------------------------------------------------------------------
-
-
-def _cursor(positions: Mapping[int, int]) -> str:
-    return cursor(*(number for place in sorted(positions.items()) for number in place))
-
-
-def _places(text: str | None) -> dict[int, int] | None:
-    """ProblemError 400."""
-    found = position(text, tuple[Annotated[int, Meta(ge=0)], ...])
-    return None if found is None else dict(zip(found[::2], found[1::2], strict=False))
 
 
 _PAGED = Answer(type=DeadPage, description="A page")

@@ -7,13 +7,14 @@ What is resent, and what would become of a record now, is not this file's matter
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Protocol
 
 import msgspec
 from msgspec import Meta
 
 from connectors.api.control import Control
-from connectors.api.cursors import cursor, position
+from connectors.api.cursors import cursor_positions, positions_cursor
 from connectors.api.deliveries import Moment, to_ms
 from connectors.api.problems import ProblemError, invalid
 from connectors.api.routes import Answer, Call, Reply, Route
@@ -67,10 +68,12 @@ class QuarantinedDocument(QuarantinedView, kw_only=True):
 
 
 class QuarantinePage(msgspec.Struct, kw_only=True):
-    """The newest first; `next` is the cursor of what is older, null for nothing."""
+    """The newest first. `next` is the cursor of what is older, null for nothing; `partial`: looking took too long, and
+    goes on there."""
 
     items: list[QuarantinedView]
     next: str | None
+    partial: bool
 
 
 class Skipped(msgspec.Struct, kw_only=True):
@@ -110,9 +113,10 @@ class Store(Protocol):
     """The records, and what is done about them. ProblemError for what cannot be done."""
 
     async def newest(
-        self, which: Narrowed, state: State | None, limit: int, before: tuple[int, int, int] | None
-    ) -> tuple[list[QuarantinedView], bool]:
-        """At most `limit`, older than `before` (time, partition, offset); and whether there are more."""
+        self, which: Narrowed, state: State | None, limit: int, before: Mapping[int, int] | None
+    ) -> tuple[list[QuarantinedView], Mapping[int, int] | None, bool]:
+        """At most `limit`, of what stands below `before` (by partition; None: all there is now); below what to go on,
+        None when nothing is left; whether it ended because of its bounds, not because it was full."""
 
     async def get(self, place: At) -> QuarantinedDocument: ...
 
@@ -194,11 +198,11 @@ async def list_quarantined(call: Call) -> Reply:
     """A page."""
     _operator(call)
     query: QuarantineQuery = call.query
-    numbers = Annotated[int, Meta(ge=0)]
-    before: Any = position(query.cursor, tuple[numbers, numbers, numbers])
-    items, more = await call.get(Quarantine).store.newest(query.which(), query.state, query.limit, before)
-    following = cursor(items[-1].time_ms, *_place(items[-1].id)) if more else None
-    return Reply(QuarantinePage(items=items, next=following))
+    before = cursor_positions(query.cursor)
+    items, following, partial = await call.get(Quarantine).store.newest(query.which(), query.state, query.limit, before)
+    return Reply(
+        QuarantinePage(items=items, next=None if following is None else positions_cursor(following), partial=partial)
+    )
 
 
 async def get_quarantined(call: Call) -> Reply:

@@ -14,9 +14,12 @@ from confluent_kafka import Producer
 
 from connectors import feed
 from connectors.admin import ClusterError
+from connectors.api.quarantine import Narrowed
+from connectors.clock import SystemClock
 from connectors.local_kafka import Cluster
 from connectors.memory import MemoryRecord, Stored
 from connectors.registry_folder import FolderRegistry
+from connectors.topic_pages import TopicPages
 from schemas import codec
 from schemas.audit import decode_audit
 from schemas.errors import UndecodableError
@@ -28,6 +31,7 @@ from streams.quarantine import quarantined
 from streams.quarantine_check import Judge
 from streams.quarantine_log import Filter, Place, QuarantineError
 from streams.quarantine_resend import Selection, plan, resender
+from streams.quarantine_service import QuarantineService
 from tests.cli import Cli
 from tests.helpers import eventually
 from tests.integration.test_api import running
@@ -215,6 +219,59 @@ async def test_over_http(town: Town) -> None:
             ("resent", "quarantine"),
             ("discarded", "quarantine"),
         ]
+
+
+async def test_pages_tell_what_became_of_records_whose_markers_are_far_behind_them(town: Town) -> None:
+    """Those that stand between the record and the page, and those behind the page, which another process has shown."""
+    settings, topic = town.site.settings, town.quarantine
+    headers: Headers = [("distributary-reason", b"wrong_magic")]
+    town.site.write(topic, [(b"k", b"v")] * 700, partition=0, headers=headers)
+    town.site.write(topic, [(b"k", None)], partition=0, headers=[("distributary-resent", b"3")])
+    for offset, who in ((600, b"a"), (5, b"a"), (5, b"b")):
+        marker: Headers = [("distributary-discarded", str(offset).encode()), ("distributary-by", who)]
+        town.site.write(topic, [(b"k", None)], partition=0, headers=marker)
+    town.site.write(topic, [(b"k", b"v")], partition=0, headers=headers)
+    town.site.write(topic, [(b"k", b"v")] * 2, partition=1, headers=headers)
+    async with running(settings) as first, running(settings) as second:
+        page = await first("operator").get("/v1/quarantine?limit=200")
+        assert len(page["items"]) == 200
+        assert [each["id"] for each in page["items"] if each["state"] != "open"] == ["0-600"]
+        found: list[Any] = []
+        while page["next"] is not None:
+            assert not page["partial"]
+            page = await second("operator").get(f"/v1/quarantine?limit=200&cursor={page['next']}")
+            found += page["items"]
+        assert len(found) == 503
+        told = {each["id"]: (each["state"], each["discarded"]) for each in found if each["state"] != "open"}
+        assert set(told) == {"0-3", "0-5"}
+        assert told["0-3"] == ("resent", None)
+        assert told["0-5"][1]["by"] == "b", "the last one counts"
+        for state, ids in (("discarded", ["0-600", "0-5"]), ("resent", ["0-3"])):
+            page = await second("operator").get(f"/v1/quarantine?state={state}")
+            assert [each["id"] for each in page["items"]] == ids
+        assert (await first("operator").get("/v1/quarantine/0-5"))["discarded"]["by"] == "b"
+        await first("operator").get("/v1/quarantine/0-702", 404)  # a marker
+
+
+async def test_a_page_of_the_quarantine_ends_at_its_bounds_and_goes_on(town: Town) -> None:
+    clock = SystemClock()
+    config = {"bootstrap.servers": town.site.settings.bootstrap}
+    headers: Headers = [("distributary-reason", b"rare")]
+    town.site.write(town.quarantine, [(b"k", b"v")], partition=0, headers=headers)
+    town.site.write(town.quarantine, [(b"k", b"v")] * 1_000, partition=0)
+    pages = TopicPages(config, town.quarantine, clock.monotonic, scan_max=250, page_seconds=60.0)
+    async with open_registry(town.site.settings) as registry:
+        service = QuarantineService(town.site.settings, registry, town.site.schemas, pages, clock.monotonic)
+        before: Any = None
+        partial = True
+        ended = 0
+        while partial:
+            items, before, partial = await service.newest(Narrowed(reason="rare"), None, 5, before)
+            ended += partial
+            assert not (partial and items)
+    await pages.close()
+    assert ([each.id for each in items], before) == (["0-0"], None)
+    assert ended == 1, "a step is of 200 offsets, the next of 400; a page ends when 250 were looked at"
 
 
 def test_a_record_is_resent_with_a_fixed_value(town: Town, tmp_path: Path) -> None:

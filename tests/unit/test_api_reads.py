@@ -19,10 +19,11 @@ from connectors.api.principal import FixedKeys, Principal
 from connectors.api.routes import Route, Services
 from connectors.api.subscriptions import Listing
 from connectors.dead_documents import Judge
-from connectors.dead_letters import Batch, DeadLetters, Make, Positions, Within
+from connectors.dead_letters import DeadLetters, Make, Within
 from connectors.history.attempts import HistoryPage, LoggedAttempt, Place, Wants
 from connectors.memory import ManualClock
 from connectors.subscriptions import ById
+from connectors.topic_pages import Batch, Positions
 from schemas.access import Scope
 from schemas.dead_letter import Act, Filed
 from schemas.replay import Selection

@@ -41,6 +41,7 @@ MODULES = (
     "streams/quarantine.py",
     "streams/quarantine_check.py",
     "streams/quarantine_log.py",
+    "streams/quarantine_marks.py",
     "streams/quarantine_page.py",
     "streams/quarantine_resend.py",
     "streams/quarantine_service.py",
