@@ -1,8 +1,9 @@
 """Who calls: from the bearer token of a request to a principal, by API key or portal link.
 
 Every token that is not valid gets the same answer, whatever is wrong with it. Wrong ones are counted for each remote
-address (of IPv6 for each /64, which is what one customer has): beyond the limit nothing is computed any more for
-tokens that were never seen to be right. This file does not say which route needs which scope.
+address (of IPv6 for each /64, which is what one customer has), and for each key id, which may be guessed at from many
+addresses: beyond either limit nothing is computed any more for tokens that were never seen to be right. This file does
+not say which route needs which scope.
 """
 
 from __future__ import annotations
@@ -18,10 +19,10 @@ from connectors.api.principal import bearer_token, unauthorized
 from connectors.api.problems import ProblemError
 from schemas import portal
 from schemas.access import Principal
-from schemas.api_key import ApiKey
+from schemas.api_key import ApiKey, parse_key
 from schemas.portal import PortalLink, PortalSigner
 
-#: Wrong tokens from one address: so many at once, and a second.
+#: Wrong tokens from one address, and wrong secrets of one key id: so many at once, and a second.
 FAILURES = Policy(rate=1.0, burst=60)
 IPV6_CUSTOMER_BITS = 64
 BUSY_SECONDS = 1
@@ -47,10 +48,11 @@ class Who:
         self._portal = portal_signer
         self._now_ms = now_ms
         self._monotonic = monotonic
-        self._failures = CallRates(failures)
+        self._by_address = CallRates(failures)
+        self._by_key = CallRates(failures)
 
     async def __call__(self, request: web.Request) -> Principal:
-        """See the port. ProblemError 401, or 429 for an address with too many failures."""
+        """See the port. ProblemError 401, or 429 for an address or a key id with too many failures."""
         return await self.principal(bearer_token(request), request.remote or "")
 
     async def principal(self, token: str, remote: str) -> Principal:
@@ -58,15 +60,19 @@ class Who:
         key = self._check.known(token)
         if key is not None:
             return _of_key(key)
-        address = neighbourhood(remote)
-        verdict = self._failures.take(address, self._monotonic())
-        if verdict is not None and not verdict.allowed:
-            sentence = f"too many keys from this address were not valid; try again in {max(1, verdict.seconds)} s"
-            raise ProblemError(429, sentence, headers=verdict.headers())
+        counted = [(self._by_address, neighbourhood(remote), "keys from this address")]
+        if (parsed := parse_key(token)) is not None:
+            counted.append((self._by_key, parsed[0], "tries of this key"))
+        for rates, whose, what in counted:
+            verdict = rates.take(whose, self._monotonic())
+            if verdict is not None and not verdict.allowed:
+                sentence = f"too many {what} were not valid; try again in {max(1, verdict.seconds)} s"
+                raise ProblemError(429, sentence, headers=verdict.headers())
         found = await self._principal(token)
         if found is None:
             raise unauthorized(_REFUSED, error="invalid_token")
-        self._failures.give_back(address)
+        for rates, whose, _ in counted:
+            rates.give_back(whose)
         return found
 
     async def _principal(self, token: str) -> Principal | None:

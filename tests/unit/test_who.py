@@ -142,6 +142,25 @@ async def test_who_guesses_is_slowed_down_and_nothing_is_computed_for_them(hall:
     assert (await hall.refused(next(guesses))).status == 429
 
 
+async def test_a_key_that_is_guessed_at_from_many_addresses_is_slowed_down_too(hall: Hall) -> None:
+    key, text = hall.new()
+    _, seen = hall.new()
+    await hall.who.principal(seen, HERE)
+    for number, id_ in enumerate((key.id, "f" * 16, seen.split("_")[1])):  # one that there is not is no different
+        for address in range(3):
+            wrong = f"dsk_{id_}_{'A' * 43}"
+            assert (await hall.refused(wrong, f"198.51.{number}.{address}")).status == 401
+        computed = hall.check.hashes
+        error = await hall.refused(wrong, f"198.51.{number}.9")
+        assert (error.status, error.detail) == (429, "too many tries of this key were not valid; try again in 2 s")
+        assert hall.check.hashes == computed
+    assert (await hall.refused(text)).status == 429
+    await hall.who.principal(seen, ELSEWHERE)  # whose key was seen to be right is not held up
+    await hall.who.principal(hall.new()[1], ELSEWHERE)
+    hall.monotonic += 2
+    await hall.who.principal(text, ELSEWHERE)
+
+
 async def test_right_keys_count_for_nothing(hall: Hall) -> None:
     for _ in range(10):
         await hall.who.principal(hall.new()[1], HERE)
