@@ -2,15 +2,18 @@
 
 Offsets are opened in order when a frame is handed over, and finished in any order. What may be committed is the first
 offset that is not finished: gaps left by compaction and transaction markers were never opened and need no care. The
-offsets finished beyond that point travel in the commit's metadata, so that a restart does not do them again.
+offsets finished beyond that point travel in the commit's metadata, so that a restart does not do them again. What is
+kept, and looked at for a commit, is what is not finished: that is little, while one delivery that hangs may have
+hundreds of thousands finished behind it.
 
 This file does not commit (`connectors/frames.py` or the publisher's transaction do), and knows no records.
 
 Invariants, each held by a property test:
 - `progress()[0]` never passes an offset that was opened and is not finished, and never goes back;
 - the metadata fits into `METADATA_BYTES_MAX` whenever offsets are opened only while `full` is False;
-- a ledger made from `progress()` reports exactly the finished offsets beyond it as finished, also those that the ledger
-  before it was told by metadata and had not opened yet.
+- of the offsets that are opened, a ledger made from `progress()` reports exactly the finished ones as finished, also
+  those that the ledger before it was told by metadata and had not opened yet. (Gaps between them may count as finished:
+  nothing is there.)
 """
 
 from __future__ import annotations
@@ -18,7 +21,8 @@ from __future__ import annotations
 import base64
 from collections import deque
 from collections.abc import Iterable, Sequence
-from itertools import pairwise
+
+from streams.core.outstanding import NOWHERE, Outstanding
 
 #: The broker's default `offset.metadata.max.bytes`.
 METADATA_BYTES_MAX = 4_096
@@ -38,7 +42,7 @@ _RUNS = "r"
 class Ledger:
     """Offsets of one partition in one assignment epoch. Implements `schemas.frame.OffsetLedger`."""
 
-    __slots__ = ("_done", "_last", "_opened", "_position", "_restored", "_untouched", "live", "retiring")
+    __slots__ = ("_last", "_moved", "_open", "_position", "_restored", "_untouched", "live", "retiring")
 
     def __init__(self, position: int, metadata: str | None = None) -> None:
         """`position` is the committed offset, or where consumption starts; `metadata` as committed with it.
@@ -47,10 +51,10 @@ class Ledger:
         lost.
         """
         self._position = position
-        self._opened: deque[int] = deque()  # ascending; the head is never in _done
-        self._done: set[int] = set()  # finished, and behind an unfinished head
+        self._moved = False  # something was finished, and the position not looked at since
+        self._open = Outstanding()
         self._last = position - 1  # the last opened offset
-        self._restored = frozenset(decode_finished(position, metadata or ""))
+        self._restored = deque(_runs_of(position, metadata or ""))  # what of it ends beyond the last opened offset
         self._untouched = True  # nothing was opened yet
         self.live = True
         self.retiring = False
@@ -59,55 +63,51 @@ class Ledger:
         """Register ascending offsets; returns those that the committed metadata says are finished already."""
         if not offsets:
             return []
-        if offsets[0] < self._position and self._untouched:
+        if offsets[0] < self.position and self._untouched:
             # The log ends before the committed offset: it was truncated or made anew, and what stands there now is new.
-            self._position, self._restored = offsets[0], frozenset()
+            self._position = offsets[0]
+            self._restored.clear()
         elif offsets[0] <= self._last:
             raise ValueError(f"offset {offsets[0]} was opened before (the last one is {self._last})")
         self._untouched = False
         self._last = offsets[-1]
-        self._opened.extend(offsets)
+        self._open.extend(offsets)
         if not self._restored:
             return []
-        already = [offset for offset in offsets if offset in self._restored]
-        for offset in already:
-            self.finish(offset)
-        if self._last >= max(self._restored):
-            self._restored = frozenset()
+        already = self._of_restored(offsets)
+        if already:
+            self.finish_all(already)
         return already
+
+    def _of_restored(self, offsets: Sequence[int]) -> list[int]:
+        """Those that are finished already; what they pass of the metadata is forgotten."""
+        runs, found = self._restored, []
+        for offset in offsets:
+            while runs and runs[0].stop <= offset:
+                runs.popleft()
+            if runs and offset in runs[0]:
+                found.append(offset)
+        if runs and runs[0].stop <= self._last + 1:
+            runs.popleft()
+        return found
 
     def finish(self, offset: int) -> None:
         """Mark an opened offset as finished; a second time changes nothing."""
-        opened = self._opened
-        if opened and offset == opened[0]:
-            opened.popleft()
-            done = self._done
-            while opened and opened[0] in done:
-                done.remove(opened.popleft())
-            # Up to the next unfinished offset, or past all that was opened: never past what was not seen.
-            self._position = opened[0] if opened else self._last + 1
-        elif offset > self._position and offset <= self._last:
-            self._done.add(offset)
+        self._open.discard(offset)
+        self._moved = True
 
     def finish_all(self, offsets: Sequence[int]) -> None:
-        """Mark many; the common case, a whole frame at the head, costs no look at each."""
-        opened = self._opened
-        if opened and len(opened) == len(offsets) and opened[0] == offsets[0] and opened[-1] == offsets[-1]:
-            opened.clear()
-            self._done.clear()
-            self._position = self._last + 1
-            return
-        for offset in offsets:
-            self.finish(offset)
+        """Mark many."""
+        self._open.discard_all(offsets)
+        self._moved = True
 
     def finished(self, offset: int) -> bool:
         """Whether nothing is left to do for an offset: it was finished, or never opened."""
-        return offset < self._position or offset in self._done or offset > self._last
+        return offset not in self._open
 
     def unfinished(self) -> list[int]:
         """The opened offsets that are not finished, ascending."""
-        done = self._done
-        return [offset for offset in self._opened if offset not in done]
+        return list(self._open)
 
     @property
     def restoring(self) -> bool:
@@ -116,28 +116,47 @@ class Ledger:
 
     @property
     def position(self) -> int:
-        """The next offset to commit."""
+        """The next offset to commit: the first unfinished one, or after all that was opened. Never past what was not
+        seen."""
+        if self._moved:
+            self._moved = False
+            first = self._open.first
+            self._position = first if first != NOWHERE else self._last + 1
         return self._position
 
     @property
     def pending(self) -> int:
         """Opened and not finished."""
-        return len(self._opened) - len(self._done)
+        return len(self._open)
 
     @property
     def full(self) -> bool:
         """True when opening one more frame could make the metadata outgrow its limit."""
-        if self._last - self._position + FRAME_RECORDS_MAX < SPAN_MAX:
+        if self._last - self.position + FRAME_RECORDS_MAX < SPAN_MAX:
             return False
         return self.pending + FRAME_RECORDS_MAX > PENDING_MAX
 
     def progress(self) -> tuple[int, str]:
         """(position, metadata): what to commit now."""
-        done: Iterable[int] = self._done
-        if self._restored:
-            # What was finished before a restart and has not come by yet is still finished: a second restart must know.
-            done = (*done, *(offset for offset in self._restored if offset > self._last))
-        return self._position, encode_finished(self._position, done)
+        return self.position, _encode(self.position, self._finished_runs())
+
+    def _finished_runs(self) -> list[range]:
+        """Beyond the position, ascending, none empty and none next to each other."""
+        runs: list[range] = []
+        before = None
+        for offset in self._open:
+            if before is not None and offset > before + 1:
+                runs.append(range(before + 1, offset))
+            before = offset
+        if before is not None and before < self._last:
+            runs.append(range(before + 1, self._last + 1))
+        # What was finished before a restart and has not come by yet is still finished: a second restart must know.
+        for run in self._restored:
+            start = max(run.start, self._last + 1)
+            if runs and runs[-1].stop == start:
+                start = runs.pop().start
+            runs.append(range(start, run.stop))
+        return runs
 
     def retire(self) -> None:
         """The partition is about to be given up: take no more of its records, finish those under way."""
@@ -149,70 +168,92 @@ class Ledger:
 
 
 def encode_finished(position: int, finished: Iterable[int]) -> str:
-    """Text that names finished offsets above `position`; empty for none."""
-    offsets = sorted(finished)
-    if not offsets:
+    """Text that names finished offsets from `position` on; empty for none."""
+    runs: list[range] = []
+    for offset in sorted(finished):
+        start = runs.pop().start if runs and runs[-1].stop == offset else offset
+        runs.append(range(start, offset + 1))
+    return _encode(position, runs)
+
+
+def _encode(position: int, runs: Sequence[range]) -> str:
+    if not runs:
         return ""
-    text = min(_as_runs(position, offsets), _as_bitmap(position, offsets), key=len)
+    text = _shorter(position, runs)
     # `full` keeps this from happening but where a frame spans a long gap, as after a run of aborted transactions. What
     # does not fit is left out: those deliveries may repeat after a crash, none is lost.
     while len(text) > METADATA_BYTES_MAX:
-        offsets = offsets[: len(offsets) // 2]
-        text = min(_as_runs(position, offsets), _as_bitmap(position, offsets), key=len)
+        runs = runs[: len(runs) // 2]
+        text = _shorter(position, runs)
     return text
 
 
 def decode_finished(position: int, metadata: str) -> list[int]:
     """The offsets that `encode_finished` was given; nothing for text of any other origin."""
+    return [offset for run in _runs_of(position, metadata) for offset in run]
+
+
+def _shorter(position: int, runs: Sequence[range]) -> str:
+    data = _as_runs(position, runs)
+    size = (runs[-1].stop - 1 - position) // 8 + 1
+    kind, data = (_BITMAP, _as_bitmap(position, runs, size)) if size < len(data) else (_RUNS, data)
+    return kind + base64.b64encode(data).decode()
+
+
+def _as_bitmap(position: int, runs: Sequence[range], size: int) -> bytes:
+    """One bit for each offset from `position` on."""
+    bits = 0
+    for run in runs:
+        bits |= (1 << len(run)) - 1 << run.start - position
+    return bits.to_bytes(size, "little")
+
+
+def _as_runs(position: int, runs: Sequence[range]) -> bytes:
+    """Lengths as little-endian base-128: unfinished from `position`, finished, unfinished, finished, ..."""
+    out = bytearray()
+    at = position
+    for run in runs:
+        for length in (run.start - at, len(run)):
+            rest = length
+            while rest > 0x7F:
+                out.append(rest & 0x7F | 0x80)
+                rest >>= 7
+            out.append(rest)
+        at = run.stop
+    return bytes(out)
+
+
+#: Longer than any run of a ledger: text that claims more is not ours.
+_RUN_MAX = 10_000_000
+
+
+def _runs_of(position: int, metadata: str) -> list[range]:
+    """The runs of finished offsets that metadata names, ascending; nothing for text of any other origin."""
     try:
         data = base64.b64decode(metadata[1:], validate=True)
     except ValueError:
         return []
     match metadata[:1]:
         case "r":
-            return _offsets_of_runs(position, data)
+            return _runs_of_lengths(position, data)
         case "b":
-            return [position + index for index in range(len(data) * 8) if data[index >> 3] >> (index & 7) & 1]
+            return _runs_of_bitmap(position, data)
         case _:
             return []
 
 
-def _as_bitmap(position: int, offsets: list[int]) -> str:
-    """One bit for each offset from `position` on."""
-    bits = bytearray((offsets[-1] - position) // 8 + 1)
-    for offset in offsets:
-        index = offset - position
-        bits[index >> 3] |= 1 << (index & 7)
-    return _BITMAP + base64.b64encode(bits).decode()
+def _runs_of_bitmap(position: int, data: bytes) -> list[range]:
+    runs: list[range] = []
+    for index in range(len(data) * 8):
+        if data[index >> 3] >> (index & 7) & 1:
+            at = position + index
+            start = runs.pop().start if runs and runs[-1].stop == at else at
+            runs.append(range(start, at + 1))
+    return runs
 
 
-def _as_runs(position: int, offsets: list[int]) -> str:
-    """Lengths as little-endian base-128: unfinished from `position`, finished, unfinished, finished, ..."""
-    lengths = [offsets[0] - position]
-    run = 1
-    for before, offset in pairwise(offsets):
-        if offset == before + 1:
-            run += 1
-        else:
-            lengths += (run, offset - before - 1)
-            run = 1
-    lengths.append(run)
-    out = bytearray()
-    for length in lengths:
-        rest = length
-        while rest > 0x7F:
-            out.append(rest & 0x7F | 0x80)
-            rest >>= 7
-        out.append(rest)
-    return _RUNS + base64.b64encode(out).decode()
-
-
-#: More than any ledger can have finished: text that claims more is not ours.
-_FINISHED_MAX = 10_000_000
-
-
-def _offsets_of_runs(position: int, data: bytes) -> list[int]:
-    offsets: list[int] = []
+def _runs_of_lengths(position: int, data: bytes) -> list[range]:
+    runs: list[range] = []
     at = position
     length = shift = 0
     finished = False
@@ -221,11 +262,11 @@ def _offsets_of_runs(position: int, data: bytes) -> list[int]:
         if byte & 0x80:
             shift += 7
             continue
-        if length > _FINISHED_MAX or len(offsets) + length > _FINISHED_MAX:
+        if length > _RUN_MAX:
             return []
-        if finished:
-            offsets.extend(range(at, at + length))
+        if finished and length:
+            runs.append(range(at, at + length))
         at += length
         length = shift = 0
         finished = not finished
-    return offsets
+    return runs

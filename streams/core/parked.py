@@ -13,11 +13,11 @@ This file reads no record's value, and does not know when a subscription may be 
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from schemas.frame import Headers
+from streams.core.outstanding import NOWHERE, Outstanding
 
 #: Marks the record that finishes another one: its offset, and the subscription's first unfinished offset.
 FINISHED = "distributary-finished"
@@ -27,7 +27,6 @@ ORDER = "distributary-order"
 #: A record that only says how far the log was read.
 FENCE = "distributary-fence"
 
-_NOWHERE = 1 << 62
 _DONE_MAX = 2_000  # then what the cursor has passed is dropped
 _WANTED_AHEAD = 256  # of a lot whose order counts no more
 
@@ -73,44 +72,6 @@ def finished_by(headers: Headers | None) -> tuple[int, int] | None:
         return None
 
 
-class Outstanding:
-    """Offsets that come in ascending order and go in any; the first of them is found without a search."""
-
-    __slots__ = ("_line", "_open")
-
-    def __init__(self) -> None:
-        self._open: set[int] = set()
-        self._line: deque[int] = deque()  # ascending; some may be gone, but not the first
-
-    def add(self, offset: int) -> None:
-        """One that is larger than all before."""
-        self._open.add(offset)
-        self._line.append(offset)
-
-    def discard(self, offset: int) -> None:
-        """It is done; a second time, or for an offset that never came, nothing happens."""
-        self._open.discard(offset)
-        line, left = self._line, self._open
-        while line and line[0] not in left:
-            line.popleft()
-        if len(line) > 2 * len(left) + 64:  # one old offset must not keep all that came after it
-            self._line = deque(one for one in line if one in left)
-
-    @property
-    def first(self) -> int:
-        """The smallest; far away when there is none."""
-        return self._line[0] if self._line else _NOWHERE
-
-    def __contains__(self, offset: int) -> bool:
-        return offset in self._open
-
-    def __len__(self) -> int:
-        return len(self._open)
-
-    def __iter__(self) -> Iterator[int]:
-        return (offset for offset in self._line if offset in self._open)
-
-
 class Lot:
     """What one subscription has parked in one partition and is not finished."""
 
@@ -137,9 +98,9 @@ class Lot:
         if self.loose and not self.wanted:
             self.want_first()
             self.loose = bool(self.wanted)
-        start = self.cursor if at <= self.cursor <= self.last else _NOWHERE
+        start = self.cursor if at <= self.cursor <= self.last else NOWHERE
         if self.wanted:
-            start = min(start, min((offset for offset in self.wanted if offset >= at), default=_NOWHERE))
+            start = min(start, min((offset for offset in self.wanted if offset >= at), default=NOWHERE))
         return start
 
     def want_first(self) -> None:
@@ -153,15 +114,15 @@ class Lot:
     @property
     def first_unread(self) -> int:
         """No record that is neither finished nor in memory stands before this offset."""
-        first = self.cursor if self.cursor <= self.last else _NOWHERE
+        first = self.cursor if self.cursor <= self.last else NOWHERE
         if self.wanted:
             first = min(first, *self.wanted)
-        return min(first, next((one for one in self.ordered or () if one not in self.opened), _NOWHERE))
+        return min(first, next((one for one in self.ordered or () if one not in self.opened), NOWHERE))
 
     @property
     def floor(self) -> int:
         """No unfinished record of the lot stands before this offset."""
-        floor = self.cursor if self.cursor <= self.last else _NOWHERE
+        floor = self.cursor if self.cursor <= self.last else NOWHERE
         for offsets in (self.opened, self.wanted):
             floor = min(floor, *offsets) if offsets else floor
         return floor if self.ordered is None else min(floor, self.ordered.first)
