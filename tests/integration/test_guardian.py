@@ -39,13 +39,21 @@ def family(log: Path) -> list[psutil.Process]:
     """The guardian that writes to `log`, and everything below it."""
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
-            if "guardian.py" in " ".join(process.cmdline()) and str(log) in process.cmdline()[-1]:
+            command = process.cmdline()
+            if "guardian.py" in " ".join(command) and str(log) in command[-1]:
                 return [process, *process.children(recursive=True)]
     return []
 
 
 def gone(processes: list[psutil.Process]) -> bool:
-    return not any(each.is_running() and each.status() != psutil.STATUS_ZOMBIE for each in processes)
+    return not any(map(alive, processes))
+
+
+def alive(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:  # between the two questions
+        return False
 
 
 def test_commands_run_one_after_another_and_their_end_is_seen(tmp_path: Path) -> None:
