@@ -42,7 +42,7 @@ _RUNS = "r"
 class Ledger:
     """Offsets of one partition in one assignment epoch. Implements `schemas.frame.OffsetLedger`."""
 
-    __slots__ = ("_last", "_moved", "_open", "_position", "_restored", "_untouched", "live", "retiring")
+    __slots__ = ("_last", "_moved", "_open", "_position", "_restored", "_top", "_untouched", "live", "retiring")
 
     def __init__(self, position: int, metadata: str | None = None) -> None:
         """`position` is the committed offset, or where consumption starts; `metadata` as committed with it.
@@ -51,6 +51,7 @@ class Ledger:
         lost.
         """
         self._position = position
+        self._top = position - 1  # nothing beyond was finished
         self._moved = False  # something was finished, and the position not looked at since
         self._open = Outstanding()
         self._last = position - 1  # the last opened offset
@@ -93,13 +94,14 @@ class Ledger:
 
     def finish(self, offset: int) -> None:
         """Mark an opened offset as finished; a second time changes nothing."""
-        self._open.discard(offset)
-        self._moved = True
+        self.finish_all((offset,))
 
     def finish_all(self, offsets: Sequence[int]) -> None:
         """Mark many."""
         self._open.discard_all(offsets)
         self._moved = True
+        if (top := max(offsets, default=-1)) > self._top:
+            self._top = min(top, self._last)
 
     def finished(self, offset: int) -> bool:
         """Whether nothing is left to do for an offset: it was finished, or never opened."""
@@ -145,11 +147,14 @@ class Ledger:
         runs: list[range] = []
         before = None
         for offset in self._open:
-            if before is not None and offset > before + 1:
-                runs.append(range(before + 1, offset))
+            end = min(offset, self._top + 1)
+            if before is not None and end > before + 1:
+                runs.append(range(before + 1, end))
             before = offset
-        if before is not None and before < self._last:
-            runs.append(range(before + 1, self._last + 1))
+            if offset > self._top:  # and so are all that follow: most of what is open has not had its turn yet
+                break
+        if before is not None and before < self._top:
+            runs.append(range(before + 1, self._top + 1))
         # What was finished before a restart and has not come by yet is still finished: a second restart must know.
         for run in self._restored:
             start = max(run.start, self._last + 1)
