@@ -66,7 +66,6 @@ from streams.wiring import (
     make_guard,
     make_registry,
     make_tracer,
-    own_kafka,
     register_own_schemas,
 )
 from streams.worker_metrics import WorkerMetrics
@@ -386,7 +385,7 @@ class Part:
         )
         self.app.frame_settings = frames.FrameSettings(
             ledger=self._new_ledger,
-            consumer=own_kafka(settings),
+            consumer=client_config(settings),
             group_protocol=settings.group_protocol,
             commits=False,  # offsets go with what the settler writes
             on_revoke=self._on_revoke,
