@@ -81,9 +81,7 @@ URL_HASH_PATTERN = re.compile(r"[0-9a-f]{16}")
 CONTENT_TYPE_LENGTH_MAX = 256
 #: RFC 9110, 8.3.1, with `{version}` wherever a token may stand.
 _TOKEN = r"[A-Za-z0-9!#$%&'*+.^_`|~{}-]+"
-CONTENT_TYPE_PATTERN = re.compile(
-    rf"{_TOKEN}/(?P<subtype>{_TOKEN})( *; *{_TOKEN}=({_TOKEN}|\"[ !#-\[\]-~]*\"))*"
-)
+CONTENT_TYPE_PATTERN = re.compile(rf"{_TOKEN}/(?P<subtype>{_TOKEN})( *; *{_TOKEN}=({_TOKEN}|\"[ !#-\[\]-~]*\"))*")
 #: Formats whose body stands for one event and nothing else: no batch is made of them.
 SINGLE_FORMATS = frozenset({"cloudevents_binary", "cloudevents_structured", "avro"})
 #: Formats that do not carry the event's data as JSON: there is nothing in them to project.
