@@ -38,7 +38,7 @@ REFUSED_SECONDS = 2.0
 _TRY_SECONDS = 0.5
 KAFKA_PORT = 9092  # librdkafka's, where an address has none
 #: A created topic is known to the controller first and to the other brokers a moment later.
-SETTLE_SECONDS = 30.0
+SETTLE_SECONDS = 60.0
 _POLL_SECONDS = 0.05
 
 

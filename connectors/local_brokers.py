@@ -12,9 +12,7 @@ waits in an event loop: call what blocks in a thread.
 from __future__ import annotations
 
 import contextlib
-import errno
 import signal
-import socket
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -34,19 +32,16 @@ from connectors.local_kafka import (
     answers,
     broker_commands,
     find_packages,
-    free_ports,
     log_reason,
     new_cluster_id,
+    steady_ports,
 )
 
 #: Three JVMs on two cores format their disks and elect a controller first.
-START_SECONDS = 90.0
+START_SECONDS = 120.0
 STOP_SECONDS = 20.0
 REPLICAS_MAX = 3
 _REQUEST_SECONDS = 5.0
-#: What connections out of this machine are given begins here or above on every system; below, a port that was free
-#: stays free while its broker is away.
-STEADY_PORTS = range(20_000, 32_000)
 
 #: Wins over `DEVELOPMENT`.
 REPLICATED: dict[str, str] = {
@@ -63,26 +58,6 @@ REPLICATED: dict[str, str] = {
     "group.consumer.session.timeout.ms": "9000",
     "group.consumer.min.session.timeout.ms": "9000",
 }
-
-
-def steady_ports(count: int) -> list[int]:
-    """`count` different free ports of 127.0.0.1 that no outgoing connection will be given."""
-    (start,) = free_ports(1)  # somewhere else in every process
-    ports: list[int] = []
-    for step in range(len(STEADY_PORTS)):
-        port = STEADY_PORTS[(start * 7 + step) % len(STEADY_PORTS)]
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError as error:
-                if error.errno == errno.EADDRINUSE:
-                    continue
-                raise
-        ports.append(port)
-        if len(ports) == count:
-            return ports
-    raise KafkaUnavailable("No free ports for the brokers: stop what listens on ports 20000 to 32000.")
 
 
 class Doors(msgspec.Struct, frozen=True):

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import errno
 import fcntl
 import importlib
 import logging
@@ -40,10 +41,13 @@ VERSION = "4.3.0"
 #: Kafka's jars carry the SLF4J API and no backend; with this one the broker logs to its standard error.
 LOG_BACKEND = "org.slf4j:slf4j-simple:1.7.36"
 JAVA_MAJOR_MIN = 17
-START_SECONDS = 60.0
+START_SECONDS = 120.0
 TRY_SECONDS_MAX = 5.0
 #: Free ports are found by binding and closing; another process may take one in between.
 PORT_ATTEMPTS = 3
+#: What connections out of this machine are given begins here or above on every system; below, a port that was free
+#: stays free while its broker is away.
+STEADY_PORTS = range(20_000, 32_000)
 FETCH_THREADS = 8
 
 #: One node that starts fast, keeps little, and reacts to joining and leaving members within half a second.
@@ -165,13 +169,33 @@ def free_ports(count: int) -> list[int]:
         return [int(each.getsockname()[1]) for each in sockets]
 
 
+def steady_ports(count: int) -> list[int]:
+    """`count` different free ports of 127.0.0.1 that no outgoing connection will be given."""
+    (start,) = free_ports(1)  # somewhere else in every process
+    ports: list[int] = []
+    for step in range(len(STEADY_PORTS)):
+        port = STEADY_PORTS[(start * 7 + step) % len(STEADY_PORTS)]
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError as error:
+                if error.errno == errno.EADDRINUSE:
+                    continue
+                raise
+        ports.append(port)
+        if len(ports) == count:
+            return ports
+    raise KafkaUnavailable("No free ports for Kafka: stop what listens on ports 20000 to 32000.")
+
+
 class Finders(msgspec.Struct, frozen=True):
     """How the means of running Kafka are found on this machine: each may find nothing."""
 
     docker_answers: Callable[[], bool] = docker_answers
     java: Callable[[], Path | None] = find_java
     jars: Callable[[str, Progress], list[Path] | None] = find_jars
-    ports: Callable[[int], list[int]] = free_ports
+    ports: Callable[[int], list[int]] = steady_ports
 
 
 @contextlib.contextmanager
@@ -290,7 +314,7 @@ def _container(settings: Mapping[str, str], version: str, heap_mib: int, progres
     docker = importlib.import_module("docker")
     container_class = importlib.import_module("testcontainers.core.container").DockerContainer
     image = f"apache/kafka:{version}"
-    (port,) = free_ports(1)
+    (port,) = steady_ports(1)
     progress(f"Starting {image} with Docker…")
     with contextlib.ExitStack() as stack:
         try:

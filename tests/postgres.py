@@ -18,7 +18,7 @@ from pathlib import Path
 import psycopg
 
 from connectors.guardian import guarded
-from connectors.local_kafka import docker_answers, free_ports
+from connectors.local_kafka import docker_answers, steady_ports
 from tests.helpers import eventually
 
 IMAGE = "postgres:16-alpine"
@@ -60,7 +60,7 @@ def _local(server: str) -> Iterator[str]:
     if os.getuid() == 0:
         os.chown(home, user.pw_uid, user.pw_gid)
         switch = [sys.executable, "-I", "-S", "-c", _AS_SOMEBODY.format(uid=user.pw_uid, gid=user.pw_gid)]
-    (port,) = free_ports(1)
+    (port,) = steady_ports(1)
     data = str(home / "data")
     initdb = [str(Path(server).with_name("initdb")), "-D", data, "-U", "tests", "-A", "trust", "-E", "UTF8"]
     run = [server, "-D", data, "-k", "", "-p", str(port), "-c", "listen_addresses=127.0.0.1", "-c", "fsync=off"]

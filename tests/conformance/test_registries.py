@@ -28,7 +28,7 @@ from confluent_kafka.schema_registry.avro import AvroDeserializer, AvroSerialize
 from confluent_kafka.schema_registry.error import SchemaRegistryError
 from confluent_kafka.serialization import MessageField, SerializationContext
 
-from connectors.local_kafka import Cluster, docker_answers, free_ports
+from connectors.local_kafka import Cluster, docker_answers, steady_ports
 from connectors.memory import ManualClock, MemoryRegistry
 from connectors.registry import registry_from
 from connectors.registry_client import CACHED_MAX, LATEST_SECONDS, ConfluentRegistry
@@ -125,7 +125,7 @@ def registry_image(kafka: Cluster, prefix: str) -> Iterator[str]:
 @contextmanager
 def registry_container(kafka: Cluster, topic: str) -> Iterator[str]:
     """Confluent's registry on that topic; its URL. On the host's network: Kafka is on 127.0.0.1."""
-    (port,) = free_ports(1)
+    (port,) = steady_ports(1)
     container_class = importlib.import_module("testcontainers.core.container").DockerContainer
     container = container_class(REGISTRY_IMAGE).with_kwargs(network_mode="host")
     for name, value in {

@@ -17,7 +17,7 @@ from connectors.history.attempts import HistoryUnavailableError, LoggedAttempt
 from connectors.history.ingest import HistoryIngest, Retention
 from connectors.history.stores import open_store
 from connectors.history.topic import KafkaHistory
-from connectors.local_kafka import Cluster, free_ports
+from connectors.local_kafka import Cluster, steady_ports
 from connectors.publisher import PRODUCER_CONFIG
 from schemas import codec
 from schemas.delivery import FRESH, Attempt, Delivery, decode_delivery, encode_attempt, encode_fresh, encode_tail
@@ -158,7 +158,7 @@ async def test_a_wrong_clock_hides_nothing_behind_it_or_before_it(site: Site) ->
 
 
 async def test_no_broker_is_said() -> None:
-    (port,) = free_ports(1)
+    (port,) = steady_ports(1)
     past = KafkaHistory({"bootstrap.servers": f"127.0.0.1:{port}"}, "t", SystemClock().monotonic, request_seconds=0.5)
     with pytest.raises(HistoryUnavailableError, match="attempts cannot be read"):
         await past.page("mine", everything, limit=5)

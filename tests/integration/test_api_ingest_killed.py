@@ -10,7 +10,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from connectors.local_kafka import Cluster, free_ports
+from connectors.local_kafka import Cluster, steady_ports
 from schemas.codec import own_schema
 from schemas.event import event_decoder
 from tests.cli import Cli
@@ -67,7 +67,7 @@ class Clients:
 @pytest.mark.timeout(300)
 async def test_killed_in_the_middle_of_publishing(kafka: Cluster, prefix: str, tmp_path: Path) -> None:
     site = await Site.made(kafka.bootstrap, prefix)
-    (port,) = free_ports(1)
+    (port,) = steady_ports(1)
     settings = {"bootstrap": kafka.bootstrap, "prefix": prefix, "partitions": str(site.settings.partitions)}
     cli = Cli(tmp_path, settings | {"worker_id": "api-1", "api_rate": "0"})
     (made,) = cli.lines("keys", "create", "--tenant", "acme", "--scope", "events:write", "--json")

@@ -18,7 +18,7 @@ from confluent_kafka.admin import (
 )
 from typer.testing import CliRunner
 
-from connectors.local_kafka import Cluster, free_ports
+from connectors.local_kafka import Cluster, steady_ports
 from schemas.topics import Topics
 from streams.cli.root import app
 from tests.cli import Cli, command
@@ -72,7 +72,7 @@ def test_without_a_cluster_the_sentence_says_how_to_name_one(bare: Cli, words: l
 
 @pytest.mark.parametrize("words", [["topics", "apply"], ["tail", "dead"], ["demo"]], ids=" ".join)
 def test_a_cluster_that_does_not_answer_is_named(bare: Cli, words: list[str]) -> None:
-    (port,) = free_ports(1)
+    (port,) = steady_ports(1)
     said = bare.fails(*words, "--bootstrap", f"127.0.0.1:{port}")
     assert re.match(rf"no kafka answer(s|ed) at 127\.0\.0\.1:{port}\b.*check that", said, re.IGNORECASE)
 
@@ -181,7 +181,7 @@ def test_schemas_that_are_none_and_registries_that_are_none(tmp_path: Path) -> N
     file.write_text('"string"')
     assert "there is no folder to keep the schema" in cli.fails(*register)
     assert "the schema folder" in Cli(tmp_path, {"schemas": str(tmp_path / "none")}).fails("schemas", "list")
-    (port,) = free_ports(1)
+    (port,) = steady_ports(1)
     url = f"http://127.0.0.1:{port}"
     assert f"the schema registry {url} does not answer" in cli.fails("schemas", "list", "--registry-url", url)
 

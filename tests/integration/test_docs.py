@@ -34,7 +34,7 @@ from aiohttp import web
 
 from connectors.admin import apply_topics
 from connectors.clock import SystemClock
-from connectors.local_kafka import Cluster, free_ports
+from connectors.local_kafka import Cluster, steady_ports
 from connectors.registry_folder import FolderRegistry
 from connectors.registry_rest import registry_app
 from schemas.topics import Topics
@@ -166,7 +166,7 @@ def _line(line: str) -> str:
 @contextmanager
 def registry_server(folder: Path) -> Iterator[str]:
     """A Confluent-compatible registry; its URL. On a thread of its own: the session blocks this one."""
-    (port,) = free_ports(1)
+    (port,) = steady_ports(1)
     loop = asyncio.new_event_loop()
 
     async def start() -> web.AppRunner:
@@ -202,7 +202,7 @@ def session(tmp_path: Path, kafka: Cluster, prefix: str) -> Iterator[Callable[[S
                 'TOPIC = "events"': f'TOPIC = "{prefix}events"',
                 'PREFIX = ""': f'PREFIX = "{prefix}"',
             }
-            receiver, registry, api = free_ports(3)
+            receiver, registry, api = steady_ports(3)
             replaced |= {"127.0.0.1:8000": f"127.0.0.1:{receiver}", "port=8000": f"port={receiver}"}
             replaced |= {"127.0.0.1:8080": f"127.0.0.1:{api}", "--port 8080": f"--port {api}"}
             if "registry-port 8081" in text or "distributary registry" in text:

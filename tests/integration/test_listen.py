@@ -21,7 +21,7 @@ from connectors.api.principal import FixedKeys, Principal
 from connectors.event_feed import Heard, Wanted
 from connectors.event_stream import EventStream, StreamLostError, StreamRefusedError
 from connectors.feed import Writer
-from connectors.local_kafka import Cluster
+from connectors.local_kafka import Cluster, steady_ports
 from connectors.receiver import Endpoint, Receiver
 from schemas import codec
 from schemas.event import Event, encode_event
@@ -196,7 +196,7 @@ async def test_streams_end_with_the_process(settings: Settings) -> None:
 
 async def said(stream: asyncio.StreamReader) -> bytes:
     """The next line."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         return await stream.readline()
 
 
@@ -232,19 +232,20 @@ async def test_events_are_forwarded_signed_and_sent_again(cli: Cli, settings: Se
 
 
 async def test_through_the_api_it_comes_again_and_misses_nothing(cli: Cli, settings: Settings) -> None:
+    (port,) = steady_ports(1)  # nobody is given it while the API is away
     async with Receiver([Endpoint("/hook")]) as receiver, AsyncExitStack() as first:
-        url = await first.enter_async_context(serving(settings))
+        url = await first.enter_async_context(serving(settings, port=port))
         given = Cli(cli.directory, {"api_url": url, "api_key": "acme"})
         with given.started("listen", "--forward-to", receiver.url("/hook"), "--json") as started:
-            await eventually_async(lambda: "ready: " in started.err.read_text(), timeout_s=30)
+            await eventually_async(lambda: "ready: " in started.err.read_text())
             assert "events are signed with whsec_" in started.err.read_text()
             await publish(settings, "e1")
             await eventually_async(lambda: "e1" in started.out.read_text())
             await first.aclose()
             await publish(settings, "e2")
             await eventually_async(lambda: "trying again" in started.err.read_text())
-            async with serving(settings, port=int(url.rpartition(":")[2])):
-                await eventually_async(lambda: "e2" in started.out.read_text(), timeout_s=30)
+            async with serving(settings, port=port):
+                await eventually_async(lambda: "e2" in started.out.read_text())
                 started.process.send_signal(signal.SIGTERM)
                 await eventually_async(lambda: started.process.poll() is not None)
             started.ends(0)
@@ -261,7 +262,7 @@ async def test_a_refused_key_ends_the_command(cli: Cli, settings: Settings) -> N
 
 async def test_without_a_place_to_forward_to_events_are_shown(cli: Cli, settings: Settings) -> None:
     with cli.started("listen", "--tenant", "acme") as started:
-        await eventually_async(lambda: "ready: " in started.err.read_text(), timeout_s=30)
+        await eventually_async(lambda: "ready: " in started.err.read_text())
         await publish(settings, "b1", tenant="other")
         await publish(settings, "e1")
         await eventually_async(lambda: "order.created  e1  of acme" in started.out.read_text())
@@ -270,7 +271,7 @@ async def test_without_a_place_to_forward_to_events_are_shown(cli: Cli, settings
 
 async def test_who_cannot_be_reached_is_said(cli: Cli, settings: Settings) -> None:
     with cli.started("listen", "--forward-to", "http://127.0.0.1:1/") as started:
-        await eventually_async(lambda: "ready: " in started.err.read_text(), timeout_s=30)
+        await eventually_async(lambda: "ready: " in started.err.read_text())
         await publish(settings, "e1")
         await eventually_async(lambda: "→ connect_failed: " in started.out.read_text())
 

@@ -12,8 +12,8 @@ import pytest
 from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient, NewTopic
 
-from connectors.local_brokers import Brokers, Leadership, choose_doors, local_brokers, steady_ports
-from connectors.local_kafka import Finders, KafkaUnavailable
+from connectors.local_brokers import Brokers, Leadership, choose_doors, local_brokers
+from connectors.local_kafka import Finders, KafkaUnavailable, steady_ports
 from tests.helpers import eventually
 
 PARTITIONS = 6
@@ -28,7 +28,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def brokers(folder: Path) -> Iterator[Brokers]:
     with local_brokers(folder, choose_doors(3)) as running:
         admin = AdminClient({"bootstrap.servers": running.direct})
-        admin.create_topics([NewTopic("made", PARTITIONS)])["made"].result(timeout=30)
+        admin.create_topics([NewTopic("made", PARTITIONS)])["made"].result(timeout=60)
         whole(running)
         yield running
 
@@ -49,19 +49,19 @@ def written(bootstrap: str, count: int) -> None:
     producer = Producer({"bootstrap.servers": bootstrap, "acks": "all"})
     for number in range(count):
         producer.produce("made", b"x", partition=number % PARTITIONS)
-    assert producer.flush(30) == 0
+    assert producer.flush(60) == 0
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(300)
 def test_topics_are_replicated_and_led_by_all(brokers: Brokers) -> None:
     leaders = {place: leader for place, leader in whole(brokers).leaders.items() if place[0] == "made"}
     assert Counter(leaders.values()) == {0: 2, 1: 2, 2: 2}
-    topic = AdminClient({"bootstrap.servers": brokers.direct}).list_topics("made", timeout=10).topics["made"]
+    topic = AdminClient({"bootstrap.servers": brokers.direct}).list_topics("made", timeout=60).topics["made"]
     assert all(len(partition.replicas) == 3 for partition in topic.partitions.values())
     written(brokers.bootstrap, 12)
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("kill", [False, True], ids=["in order", "killed"])
 def test_one_goes_others_lead_it_comes_back_and_is_elected(brokers: Brokers, kill: bool) -> None:
     before = whole(brokers).leaders
@@ -72,12 +72,12 @@ def test_one_goes_others_lead_it_comes_back_and_is_elected(brokers: Brokers, kil
         leadership = brokers.leadership()
         return leadership is not None and away not in leadership.leaders.values()
 
-    eventually(led, timeout_s=30, message="others lead")
+    eventually(led, timeout_s=60, message="others lead")
     written(brokers.bootstrap, 12)  # two of three are enough
     brokers.start(away)
     assert away not in whole(brokers).leaders.values()
     brokers.elect()
-    eventually(lambda: whole(brokers).leaders == before, timeout_s=30, message="all lead as before")
+    eventually(lambda: whole(brokers).leaders == before, timeout_s=60, message="all lead as before")
 
 
 def test_steady_ports_are_free_different_and_below_what_connections_get() -> None:

@@ -19,7 +19,7 @@ import aiohttp
 import pytest
 
 from connectors.clock import SystemClock
-from connectors.local_kafka import free_ports
+from connectors.local_kafka import steady_ports
 from schemas.public_key import public_key
 from streams.core.signing import Signer
 from streams.new_secrets import new_secret
@@ -50,7 +50,7 @@ def prepared(folder: Path, tool: str, *commands: Sequence[str]) -> None:
 async def judged(command: Sequence[str], folder: Path) -> None:
     """What each receiver must do: accept what is signed, once, and refuse all else."""
     secret, old = new_secret(), new_secret()
-    (port,) = free_ports(1)
+    (port,) = steady_ports(1)
     env = {**os.environ, "WEBHOOK_SECRET": secret, "ADDRESS": f"127.0.0.1:{port}"}
     process = await asyncio.create_subprocess_exec(*command, cwd=folder, env=env, stdout=asyncio.subprocess.PIPE)
     try:

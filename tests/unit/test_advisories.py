@@ -10,7 +10,7 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from connectors.local_kafka import free_ports
+from connectors.local_kafka import steady_ports
 from tests.advisories import UnreachableError, look_up, main, pinned
 
 PINS = {"good": "1.0", "old": "0.9"}
@@ -67,6 +67,6 @@ async def test_an_answer_that_is_none_is_as_good_as_no_answer(
 
 
 def test_where_nobody_answers_it_says_so_and_passes(capsys: pytest.CaptureFixture[str]) -> None:
-    (port,) = free_ports(1)
+    (port,) = steady_ports(1)
     assert main(f"http://127.0.0.1:{port}/") == 0
     assert "not looked up" in capsys.readouterr().out
