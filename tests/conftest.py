@@ -1,4 +1,8 @@
-"""Fixtures for every test: one Kafka for the whole run, started only when a test asks for it."""
+"""Fixtures for every test: one Kafka for the whole run, started only when a test asks for it.
+
+And how Hypothesis looks for examples: the same ones in each run, so that a run fails for what changed, and for as long
+as it takes on a machine that is busy. `make fuzz` is for what nobody has thought of.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +11,18 @@ import uuid
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from connectors.local_kafka import Cluster, kafka_cluster
 from tests.postgres import new_database, postgres_server
 
 #: Names the Kafka of a run of several processes (tests/__main__.py). No setting: what a test starts must be told of it.
 BOOTSTRAP = "TESTS_BOOTSTRAP"
+
+settings.register_profile(
+    "steady", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow], print_blob=True
+)
+settings.load_profile("steady")
 
 
 @pytest.fixture(scope="session")

@@ -9,6 +9,8 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+import pytest
+
 from tests.simulation.checkers.base import ViolationError
 from tests.simulation.checkers.budget import Budget
 from tests.simulation.endpoints import AGAIN
@@ -38,6 +40,7 @@ def digest(seeds: range) -> str:
     return state.hexdigest()
 
 
+@pytest.mark.timeout(600)
 def test_a_seed_is_the_same_world_whatever_the_hash_seed() -> None:
     digests = {
         subprocess.run(
@@ -47,7 +50,7 @@ def test_a_seed_is_the_same_world_whatever_the_hash_seed() -> None:
             capture_output=True,
             text=True,
             check=True,
-            timeout=100,
+            timeout=250,
         ).stdout
         for seed in ("1", "2")
     }
