@@ -25,6 +25,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from connectors.local_secure import ADMINISTRATOR, secure_cluster
 from tests.docs import ROOT, tables
+from tests.helpers import eventually
 
 DOCUMENT = ROOT / "docs/how-to/secure-kafka.md"
 RESOURCES = {
@@ -52,6 +53,12 @@ def rights() -> list[Right]:
 ROLES = sorted({right.role for right in rights()})
 
 
+_SOME: Any = None  # whichever; the library's types do not know
+EVERYTHING = AclBindingFilter(
+    ResourceType.ANY, _SOME, ResourcePatternType.ANY, _SOME, _SOME, AclOperation.ANY, AclPermissionType.ANY
+)
+
+
 class Secured:
     """A cluster whose users log in with SCRAM over TLS."""
 
@@ -72,7 +79,7 @@ class Secured:
         } | more
 
     def grant(self, prefix: str, given: Sequence[Right]) -> None:
-        """Exactly these, with `prefix` in place of the document's."""
+        """These, with `prefix` in place of the document's; they are in force on return."""
         bindings = [
             AclBinding(
                 RESOURCES[right.resource],
@@ -87,16 +94,18 @@ class Secured:
             for operation in right.operations
         ]
         for made in self._admin.create_acls(bindings).values():
-            made.result(30)
+            made.result(60)
+        # The controller has them, and the broker, which is asked here, a moment later.
+        eventually(lambda: set(bindings) <= self._in_force(), timeout_s=60, message="the rights are in force")
 
     def revoke_all(self) -> None:
-        """Nobody may do anything."""
-        some: Any = None  # whichever; the library's types do not know
-        everything = AclBindingFilter(
-            ResourceType.ANY, some, ResourcePatternType.ANY, some, some, AclOperation.ANY, AclPermissionType.ANY
-        )
-        for removed in self._admin.delete_acls([everything]).values():
-            removed.result(30)
+        """Nobody may do anything, on return."""
+        for removed in self._admin.delete_acls([EVERYTHING]).values():
+            removed.result(60)
+        eventually(lambda: not self._in_force(), timeout_s=60, message="no right is in force")
+
+    def _in_force(self) -> set[AclBinding]:
+        return set(self._admin.describe_acls(EVERYTHING).result(60))
 
 
 def named(name: str, prefix: str) -> str:
