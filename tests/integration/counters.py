@@ -22,15 +22,20 @@ class Counters(Follower[tuple[str, int]]):
 
     def __init__(self, conf: dict[str, Any], topic: str) -> None:
         self.sums: dict[str, int] = {}
+        self.decided: dict[str, int] = {}
         super().__init__(conf, topic, what="counter", decode=_decoded, apply=self._apply_sum, keep_offsets=True)
 
     def adding(self, name: str, *, most: int = 10**9) -> Callable[[], list[Out]]:
-        """To be decided: one more. OverflowError at `most`."""
+        """To be decided: one more, kept in `decided`: when it is acknowledged, others may have added to the sum.
+
+        OverflowError at `most`.
+        """
 
         def decide() -> list[Out]:
             before = self.sums.get(name, 0)
             if before >= most:
                 raise OverflowError(f"{name} is {before}")
+            self.decided[name] = before + 1
             return [(self.topic, name.encode(), str(before + 1).encode(), 0, None)]
 
         return decide
@@ -56,7 +61,7 @@ async def main(bootstrap: str, topic: str, pen_id: str, name: str) -> None:
     await pen.start()
     while True:
         await pen.change(table.adding(name))
-        sys.stdout.write(f"{table.sums[name]}\n")
+        sys.stdout.write(f"{table.decided[name]}\n")
         sys.stdout.flush()
 
 

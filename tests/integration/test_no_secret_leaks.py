@@ -162,7 +162,7 @@ def refused_with_traceback(cli: Cli, value: bytes) -> str:
         cwd=cli.directory,
         env=cli.env(),
         check=False,
-        timeout=60,
+        timeout=120,
     )
     assert result.returncode == 1
     said = result.stdout.decode()
@@ -175,7 +175,7 @@ def call_the_api(url: str) -> None:
         f"{url}/v1/subscriptions?tenant=acme", headers={"authorization": f"Bearer {PLANTED['bearer']}"}
     )
     with pytest.raises(urllib.error.HTTPError) as refused:
-        urllib.request.urlopen(request, timeout=30)
+        urllib.request.urlopen(request, timeout=60)
     assert refused.value.code == 401
     assert PLANTED["bearer"] not in refused.value.read().decode()
 

@@ -39,7 +39,8 @@ async def test_the_operator_hears_of_an_endpoint_that_goes_down(kafka: Cluster, 
         operator: dict[str, Any] = {"tenant": "operator", "retry_schedule_ms": ()}
         site.subscribe("pager", receiver.url("/pager"), event_types=("operation.*",), **operator)
         site.subscribe("broken", receiver.url("/broken"), event_types=("operation.circuit.*",), **operator)
-        site.subscribe("down", receiver.url("/down"), retry_schedule_ms=(), disable_after_ms=1_000, max_in_flight=1)
+        down: dict[str, Any] = {"url": receiver.url("/down"), "retry_schedule_ms": (), "max_in_flight": 1}
+        site.subscribe("down", **down, disable_after_ms=0)  # not yet
         with site.worker_process("w", log=tmp_path / "worker.log") as worker:
             await asyncio.to_thread(worker.ready)
             site.send(EVENTS)
@@ -50,6 +51,7 @@ async def test_the_operator_hears_of_an_endpoint_that_goes_down(kafka: Cluster, 
 
             await eventually_async(settled, timeout_s=60)
             worker.kill()
+            site.subscribe("down", **down, disable_after_ms=1)
             assert dead("down") >= 5
         assert {type_ for type_, _ in told()} == {"operation.circuit.opened"}  # the day is not over
         # The next worker counts what the killed one has not told of, and tells of it.
@@ -59,7 +61,13 @@ async def test_the_operator_hears_of_an_endpoint_that_goes_down(kafka: Cluster, 
             async def all_told() -> bool:
                 counted = sum(data["count"] for data in said("dead_letters.written"))
                 grew = sum(data["count"] for data in said("quarantine.grew", ""))
-                return bool(said("endpoint.disabled")) and counted == dead("down") and grew == 2
+                return bool(
+                    said("endpoint.disabled")
+                    and counted == dead("down")
+                    and grew == 2
+                    and Counter(type_ for type_, _ in told())
+                    == Counter(f"operation.{one.kind}" for one in _others(site))
+                )
 
             await eventually_async(all_told, timeout_s=90)
     assert Counter(type_ for type_, _ in told()) == Counter(f"operation.{one.kind}" for one in _others(site))

@@ -38,9 +38,9 @@ class Town:
 
     async def post(self, host: str = "hooks.test", path: str = "/hook") -> PostResult:
         answer: asyncio.Future[PostResult] = asyncio.get_running_loop().create_future()
-        route = self.sender.route(self.outside.url(path, host), {}, 20.0)
+        route = self.sender.route(self.outside.url(path, host), {}, 50.0)
         self.sender.post(route, [], b"{}", answer.set_result)
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             return await answer
 
 

@@ -106,7 +106,7 @@ async def test_what_another_registry_wrote_is_read_and_gone_on_with(kafka: Clust
     producer = Producer(config(kafka))
     for key, value in FOREIGN:
         producer.produce(topic, value, key)
-    assert producer.flush(30) == 0
+    assert producer.flush(60) == 0
     async with store(kafka, topic) as registry:
         state = await registry.current()
         assert state.subjects() == ["list-value", "proto-value", "things-value"]
@@ -158,7 +158,7 @@ async def test_a_record_of_a_writer_that_died_counts_and_is_written_again(kafka:
     key = b'{"keytype":"SCHEMA","subject":"t","version":1,"magic":1}'
     value = b'{"subject":"t","version":1,"id":2,"schema":"\\"long\\"","deleted":false}'
     dead.produce(topic, value, key)
-    dead.flush(30)  # in the log, and never committed
+    dead.flush(60)  # in the log, and never committed
     assert (key, value) not in await written(kafka, topic)
     async with store(kafka, topic) as registry:
         assert [entry.id for entry in (await registry.current()).versions("t")] == [2]
@@ -201,7 +201,7 @@ def served(kafka: Cluster, topic: str, log: Path, **environment: str) -> Any:
         assert process.poll() is None, log.read_text()
         yield log.read_text().partition("ready: ")[2].split()[0]
         process.send_signal(signal.SIGTERM)
-        assert process.wait(30) == 0, log.read_text()
+        assert process.wait(60) == 0, log.read_text()
     finally:
         process.kill()
         process.wait()

@@ -32,7 +32,7 @@ from tests.integration.test_api import KEYS, Caller
 from tests.subscriptions_topic import CompactedTopic
 
 EVENTS = 6
-SLOW = "0.2"  # one delivery in five seconds: it does not come to its end while it is looked at
+SLOW = "0.02"  # one delivery in 50 s: it does not come to its end while it is looked at
 
 
 class Town:
@@ -61,7 +61,7 @@ class Town:
                     stdin=theirs,
                     capture_output=True,
                     text=True,
-                    timeout=60,
+                    timeout=120,
                     check=False,
                     cwd=self.cli.directory,
                     env=self.cli.env(),
@@ -185,7 +185,8 @@ async def steered_over_http(town: Town) -> None:
     acme, other, operator = town.api("acme"), town.api("other"), town.api("operator")
     order = {"subscriptions": ["a"], "rate_max": float(SLOW)}
     status, made, headers = await acme.ask("POST", "/v1/replays", json=order)
-    assert (status, made["tenant"], made["state"]) == (201, "acme", "waiting"), made
+    assert (status, made["tenant"]) == (201, "acme"), made
+    assert made["state"] in ("waiting", "counting", "running")  # a worker may be faster than the answer
     path = headers["Location"]
     assert path == f"/v1/replays/{made['id']}"
     assert (await other.get(path, 404))["detail"] == f"there is no replay {made['id']}"

@@ -9,7 +9,7 @@ import hmac
 import io
 import json
 from collections.abc import AsyncIterator, Iterable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -150,8 +150,11 @@ TYPES = {
 
 async def test_every_providers_webhooks_reach_a_subscriber_once(kafka: Cluster, prefix: str) -> None:
     here = await Site.made(kafka.bootstrap, prefix)
-    async with Sink().running() as sink, here.worker(), running(here.settings) as api:
+    async with AsyncExitStack() as stack:
+        sink = await stack.enter_async_context(Sink().running())
         here.subscribe("all", sink.url("/all"), event_types=("*",), tenant="acme")
+        await stack.enter_async_context(here.worker())
+        api = await stack.enter_async_context(running(here.settings))
         for name, (secret, headers, body) in requests(api.url).items():
             status, made, answer = await api.ask("PUT", f"/v1/sources/{name}", {"provider": name, "secrets": [secret]})
             assert status == 201, made

@@ -64,13 +64,13 @@ async def test_one_trace_from_the_producer_to_the_receiver(kafka: Cluster, prefi
                 async def all_sent() -> bool:
                     return value(await scrape(worker.metrics_url), "distributary_spans_total", result="sent") == 18
 
-                await eventually_async(all_sent, timeout_s=30)
+                await eventually_async(all_sent)
                 # A collector that hangs delays nothing.
                 collector.open.clear()
                 before = len(sink.received)
                 for number in range(10, 20):
                     produce(number)
-                await eventually_async(lambda: len(sink.received) >= before + 40, timeout_s=30)
+                await eventually_async(lambda: len(sink.received) >= before + 40)
                 collector.open.set()
     # Two recorded traces: the producer's, and a new one; of each one fan-out, four POSTs, and four commits.
     first = [span for span in collector.spans if span.trace_id == TRACE]

@@ -62,7 +62,7 @@ async def test_every_endpoint_gets_its_version_of_events_of_five(kafka: Cluster,
         async with site.worker() as worker:
             await asyncio.gather(*(produce(site, version) for version in VERSIONS))
             await eventually_async(lambda: len(sink.received) == sum(wanted.values()), timeout_s=60)
-            await eventually_async(lambda: len(site.dead()) == total, timeout_s=30)
+            await eventually_async(lambda: len(site.dead()) == total, timeout_s=60)
             assert worker.counters["filtered"] == total - EVENTS
     received: defaultdict[str, list[Any]] = defaultdict(list)
     for one in sink.received:

@@ -69,8 +69,8 @@ async def test_failures_go_through_the_tiers_until_they_succeed_or_are_given_up(
         site.subscribe("gone", sink.url("/status/410"), max_in_flight=1)  # the first answer disables it
         async with site.worker() as worker:
             site.send(events)
-            await eventually_async(lambda: len(site.dead()) == 60, timeout_s=30)
-            await eventually_async(lambda: len(site.attempts()) == 20 * (3 + 3 + 2 + 1), timeout_s=30)
+            await eventually_async(lambda: len(site.dead()) == 60)
+            await eventually_async(lambda: len(site.attempts()) == 20 * (3 + 3 + 2 + 1))
             assert (worker.counters["dead:gone"], worker.counters["dead:disabled"]) == (1, 19)
     times: dict[str, list[int]] = {}
     outcomes: Counter[tuple[str, int, str]] = Counter()
@@ -123,7 +123,7 @@ async def test_changes_of_a_subscription_are_heeded_live(kafka: Cluster, prefix:
             site.send([f"evt_{next(numbers)}"])
             return condition()
 
-        await eventually_async(sent, timeout_s=20)
+        await eventually_async(sent)
 
     async with Sink().running() as sink:
         site.subscribe("s", sink.url("/1"), max_in_flight=1)
@@ -140,7 +140,7 @@ async def test_changes_of_a_subscription_are_heeded_live(kafka: Cluster, prefix:
             await send_until(lambda: counters["unmatched"])
             sent = next(numbers)
             await eventually_async(
-                lambda: counters["delivered"] + counters["unmatched"] + counters["cancelled"] == sent, timeout_s=20
+                lambda: counters["delivered"] + counters["unmatched"] + counters["cancelled"] == sent, timeout_s=60
             )
     paths = [one.path for one in sink.received]
     assert paths == sorted(paths)  # once a change is heeded, it stays so
@@ -166,7 +166,7 @@ async def test_deliveries_of_a_deleted_subscription_are_cancelled(kafka: Cluster
         site.send(["evt_1"])
         await eventually_async(lambda: worker.counters["retried"] == 1)
         site.unsubscribe("s")
-        await eventually_async(lambda: len(site.attempts()) == 2, timeout_s=30)
+        await eventually_async(lambda: len(site.attempts()) == 2)
     assert [(one["attempt"], one["outcome"]) for one in sorted(site.attempts(), key=lambda one: one["started_ms"])] == [
         (1, "retryable"),
         (1, "cancelled"),
@@ -181,7 +181,7 @@ async def test_roles_in_separate_processes_meet_on_kafka(kafka: Cluster, prefix:
         with site.worker_process("w1", ["fan-out"], log=tmp_path / "log"):
             async with site.worker(["delivery"]) as worker:
                 site.send(["evt_1"])
-                await eventually_async(lambda: worker.counters["delivered"] == 1, timeout_s=20)
+                await eventually_async(lambda: worker.counters["delivered"] == 1)
                 assert worker.counters["events"] == 0
 
 
@@ -245,19 +245,19 @@ async def test_two_workers_with_one_id_one_of_them_ends_with_a_sentence(kafka: C
         first = Worker(site.settings, BOTH)
         running = asyncio.create_task(first.run(asyncio.Event()))
         site.send(["evt_0"])
-        await eventually_async(lambda: first.counters["delivered"] == 1, timeout_s=20)
+        await eventually_async(lambda: first.counters["delivered"] == 1)
         async with site.worker() as second:
 
             def keep_sending() -> bool:
                 site.send([f"evt_{len(sink.received)}x"])
                 return running.done()
 
-            await eventually_async(keep_sending, timeout_s=30)
+            await eventually_async(keep_sending)
             with pytest.raises(WorkerError, match="own worker id"):
                 await running
             site.send(["last"])
             wanted = delivery_id("last", "s")
-            await eventually_async(lambda: wanted in sink.counts["/ok"], timeout_s=20)
+            await eventually_async(lambda: wanted in sink.counts["/ok"])
             assert second.counters["delivered"] >= 1
 
 
@@ -286,9 +286,9 @@ async def test_a_consumer_that_cannot_go_on_ends_the_worker(kafka: Cluster, pref
     site = await Site.made(kafka.bootstrap, prefix, **static)
     ready, stop = asyncio.Event(), asyncio.Event()
     fenced = asyncio.create_task(Worker(site.settings, ["fan-out"], on_ready=ready.set).run(asyncio.Event()))
-    await eventually_async(lambda: ready.is_set() or fenced.done(), timeout_s=30)
+    await eventually_async(lambda: ready.is_set() or fenced.done())
     other = asyncio.create_task(Worker(site.settings, ["fan-out"]).run(stop))
     with pytest.raises(WorkerError, match="fenced"):
         await asyncio.wait_for(fenced, 60)
     stop.set()
-    await asyncio.wait_for(other, 30)
+    await asyncio.wait_for(other, 60)
