@@ -33,16 +33,16 @@ def extents(request: pytest.FixtureRequest, prefix: str) -> Iterator[tuple[Exten
     cluster: Cluster = request.getfixturevalue("kafka")
     config = {"bootstrap.servers": cluster.bootstrap}
     admin = AdminClient(dict(config))
-    admin.create_topics([NewTopic(topic, 2, 1, config={"retention.ms": "-1"})])[topic].result(timeout=10)
+    admin.create_topics([NewTopic(topic, 2, 1, config={"retention.ms": "-1"})])[topic].result(timeout=60)
     plain = Producer(config)
     for time_ms in TIMES:
         plain.produce(topic, b"v", partition=0, timestamp=START_MS + time_ms)
-        assert plain.flush(10) == 0
+        assert plain.flush(60) == 0
     producer = Producer({**config, "transactional.id": topic})
-    producer.init_transactions(10)
+    producer.init_transactions(60)
     producer.begin_transaction()
     producer.produce(topic, b"open", partition=0, timestamp=START_MS + 50)
-    assert producer.flush(10) == 0
+    assert producer.flush(60) == 0
     yield TopicExtents(config), topic
     producer.abort_transaction()
 
@@ -62,7 +62,7 @@ CASES = (
 async def test_who_does_not_answer_is_asked_again(caplog: pytest.LogCaptureFixture) -> None:
     nobody = TopicExtents({"bootstrap.servers": "127.0.0.1:1"})
     asking = asyncio.create_task(nobody("t", None, None))
-    await eventually_async(lambda: "is not known" in caplog.text, timeout_s=30, message="it says so")
+    await eventually_async(lambda: "is not known" in caplog.text, message="it says so")
     assert not asking.done()
     asking.cancel()
     await asyncio.gather(asking, return_exceptions=True)

@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
-from connectors.clock import SystemClock
 from connectors.history.attempts import HistoryUnavailableError, LoggedAttempt, Place
 from connectors.history.histogram import HOUR_MS, percentile_us
 from connectors.history.sql_store import TRIM_ROWS, WINDOW_MIN, SqlStore
 from connectors.history.store import Batch, HistoryStore, Span, StoreMismatchError, Wanted
 from connectors.history.stores import open_store
+from connectors.memory import ManualClock
 from tests.attempts import T0, attempt
 
 
@@ -29,7 +29,7 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 
 def opened(url: str) -> SqlStore:
-    return open_store(url, SystemClock().monotonic)
+    return open_store(url, ManualClock().monotonic)  # no search runs out of time
 
 
 @asynccontextmanager

@@ -85,7 +85,7 @@ class KafkaTransaction:
         """The marker may be written after the answer: wait for it, so that offsets are known."""
         before = self._world.end_of(self._partition)
         end = self._producer.commit_transaction if commit else self._producer.abort_transaction
-        await asyncio.to_thread(end, 10)
+        await asyncio.to_thread(end, 60)
         await eventually_async(lambda: self._world.end_of(self._partition) > before)
 
 
@@ -96,7 +96,7 @@ class KafkaWorld:
         self._numbers = itertools.count()
         self._admin = AdminClient({"bootstrap.servers": bootstrap})
         topic = NewTopic(self.topic, PARTITIONS, 1, config={"retention.ms": "-1"})  # NOW_MS is long ago
-        self._admin.create_topics([topic])[self.topic].result(timeout=10)
+        self._admin.create_topics([topic])[self.topic].result(timeout=60)
         self._producer = Producer({"bootstrap.servers": bootstrap, "linger.ms": 5})
         self._watcher = Consumer(
             {"bootstrap.servers": bootstrap, "group.id": f"{prefix}watcher", "isolation.level": "read_uncommitted"}
@@ -109,22 +109,22 @@ class KafkaWorld:
             self._producer.produce(
                 self.topic, value, b"key", partition, timestamp=NOW_MS, headers=cast(Any, headers or [])
             )
-        assert await asyncio.to_thread(self._producer.flush, 10) == 0
+        assert await asyncio.to_thread(self._producer.flush, 60) == 0
 
     async def begin(self, values: Sequence[bytes], partition: int = 0) -> Transaction:
         producer = Producer(
             {"bootstrap.servers": self.bootstrap, "transactional.id": f"{self.topic}.{next(self._numbers)}"}
         )
-        await asyncio.to_thread(producer.init_transactions, 10)
+        await asyncio.to_thread(producer.init_transactions, 60)
         producer.begin_transaction()
         for value in values:
             producer.produce(self.topic, value, b"key", partition, timestamp=NOW_MS)
-        assert await asyncio.to_thread(producer.flush, 10) == 0  # the records are in the log, nobody may see them
+        assert await asyncio.to_thread(producer.flush, 60) == 0  # the records are in the log, nobody may see them
         return KafkaTransaction(self, producer, partition)
 
     def end_of(self, partition: int) -> int:
         """One past the last record or marker, seen or not."""
-        return self._watcher.get_watermark_offsets(TopicPartition(self.topic, partition), 10)[1]
+        return self._watcher.get_watermark_offsets(TopicPartition(self.topic, partition), 60)[1]
 
     async def remove(self, before: int, partition: int = 0) -> None:
         place = TopicPartition(self.topic, partition, before)
@@ -139,14 +139,14 @@ async def world(request: pytest.FixtureRequest, prefix: str) -> AsyncIterator[Wo
         kafka: Cluster = request.getfixturevalue("kafka")
         made = KafkaWorld(kafka.bootstrap, prefix)
     yield made
-    await asyncio.wait_for(made.reader.close(), 10)
+    await asyncio.wait_for(made.reader.close(), 60)
 
 
 @pytest.fixture
 async def real(kafka: Cluster, prefix: str) -> AsyncIterator[KafkaWorld]:
     world = KafkaWorld(kafka.bootstrap, prefix)
     yield world
-    await asyncio.wait_for(world.reader.close(), 10)
+    await asyncio.wait_for(world.reader.close(), 60)
 
 
 def numbered(count: int, start: int = 0) -> list[bytes]:
@@ -276,9 +276,9 @@ async def closing_ends_a_read(reader: LogReader) -> None:
     reading = asyncio.ensure_future(reader.read(0, 0))
     done, _ = await asyncio.wait([reading], timeout=0.3)
     assert not done
-    await asyncio.wait_for(reader.close(), 10)
+    await asyncio.wait_for(reader.close(), 60)
     with pytest.raises(RuntimeError, match="closed"):
-        await asyncio.wait_for(reading, 10)
+        await asyncio.wait_for(reading, 60)
 
 
 # --- the real one alone ----------------------------------------------------------------------------------------------
@@ -332,7 +332,7 @@ async def test_a_topic_that_comes_later_is_waited_for(kafka: Cluster, prefix: st
     assert not done
     world = KafkaWorld(kafka.bootstrap, prefix)
     await world.write([b"a"])
-    assert values(await asyncio.wait_for(reading, 30) or await reader.read(0, 0)) == [b"a"]
+    assert values(await asyncio.wait_for(reading, 60) or await reader.read(0, 0)) == [b"a"]
     await reader.close()
     await world.reader.close()
 

@@ -13,8 +13,8 @@ from collections.abc import AsyncIterator, Awaitable, Iterable
 from typing import Any, Protocol
 
 import pytest
-from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
-from confluent_kafka.admin import AdminClient, NewTopic
+from confluent_kafka import Consumer, IsolationLevel, KafkaError, KafkaException, TopicPartition
+from confluent_kafka.admin import AdminClient, NewTopic, OffsetSpec
 
 from connectors.local_kafka import Cluster
 from connectors.memory import MemoryKafka, MemoryMember, MemoryPublisher, Stored
@@ -28,6 +28,8 @@ from streams.ports import Publisher
 from tests.helpers import eventually, eventually_async
 
 PARTITIONS = 4
+LATEST = OffsetSpec.latest()  # type: ignore[no-untyped-call]
+READ_COMMITTED, READ_UNCOMMITTED = IsolationLevel.READ_COMMITTED, IsolationLevel.READ_UNCOMMITTED
 SMALL_BYTES_MAX = 10_000
 
 
@@ -93,14 +95,14 @@ class KafkaWorld:
         self._member: Consumer | None = None
         self._group: object = None
         self._publishers: list[StartedPublisher] = []
-        admin = AdminClient({"bootstrap.servers": bootstrap})
+        self._admin = AdminClient({"bootstrap.servers": bootstrap})
         topics = [
             NewTopic(self.topic("out"), PARTITIONS, 1),
             NewTopic(self.topic("small"), 1, 1, config={"max.message.bytes": str(SMALL_BYTES_MAX)}),
             NewTopic(self.topic("source"), PARTITIONS, 1),
         ]
-        for future in admin.create_topics(topics).values():
-            future.result(timeout=10)
+        for future in self._admin.create_topics(topics).values():
+            future.result(timeout=60)
 
     def topic(self, name: str) -> str:
         return f"{self._prefix}{name}"
@@ -152,14 +154,20 @@ class KafkaWorld:
 
     def _read(self, topic: str) -> list[Stored]:
         consumer = self._consumer(f"{self._prefix}reader")
-        partitions = consumer.list_topics(topic, timeout=10).topics[topic].partitions
+        partitions = consumer.list_topics(topic, timeout=60).topics[topic].partitions
+        # A commit is answered before its markers are written, and only then readers see it.
+        eventually(
+            lambda: self._ends(topic, partitions, READ_COMMITTED) == self._ends(topic, partitions, READ_UNCOMMITTED),
+            message="no transaction is open",
+        )
         consumer.assign([TopicPartition(topic, number, 0) for number in partitions])
         found: list[Stored] = []
         ended: set[int] = set()
         while len(ended) < len(partitions):
-            message: Any = consumer.poll(10)
+            message: Any = consumer.poll(60)
             assert message is not None, "the partitions do not end"
-            if message.error() is not None:
+            if (error := message.error()) is not None:
+                assert error.code() == KafkaError._PARTITION_EOF, error
                 ended.add(message.partition())
                 continue
             place = (message.topic(), message.partition(), message.offset())
@@ -167,9 +175,14 @@ class KafkaWorld:
         consumer.close()
         return sorted(found, key=lambda record: (record.partition, record.offset))
 
+    def _ends(self, topic: str, partitions: Iterable[int], isolation: IsolationLevel) -> list[int]:
+        asked: dict[TopicPartition, Any] = {TopicPartition(topic, number): LATEST for number in partitions}
+        answers = self._admin.list_offsets(asked, isolation_level=isolation, request_timeout=60)
+        return [future.result().offset for future in answers.values()]
+
     async def committed(self, topic: str, partition: int) -> tuple[int, str] | None:
         consumer = self._consumer(f"{self._prefix}group")
-        (answer,) = await asyncio.to_thread(consumer.committed, [TopicPartition(topic, partition)], 10)
+        (answer,) = await asyncio.to_thread(consumer.committed, [TopicPartition(topic, partition)], 60)
         consumer.close()
         return (answer.offset, answer.metadata or "") if answer.offset >= 0 else None
 
@@ -389,7 +402,7 @@ async def test_closing_an_idle_publisher_returns_and_its_id_can_be_taken_over(ka
     world = KafkaWorld(kafka.bootstrap, prefix)
     first = TransactionalPublisher({"bootstrap.servers": kafka.bootstrap}, f"{prefix}a", lambda: None)
     await first.start()
-    await asyncio.wait_for(first.close(), 10)
+    await asyncio.wait_for(first.close(), 60)
     second = await world.publisher("a")
     await second.publish([record(world.topic("out"), b"1")], [])
     await world.close()
@@ -419,8 +432,8 @@ async def test_while_a_topic_is_missing_it_waits_and_then_goes_on(
         done, _ = await asyncio.wait([publishing], timeout=0.5)
         assert not done
         assert not isinstance(world, PlainWorld) or world.handed == []
-        admin.create_topics([NewTopic(late, 1, 1)])[late].result(timeout=10)
-        await asyncio.wait_for(publishing, 30)
+        admin.create_topics([NewTopic(late, 1, 1)])[late].result(timeout=60)
+        await asyncio.wait_for(publishing, 60)
     assert values(await world.read(late)) == [b"1"]
     assert (await world.committed(source, 0) or (0, ""))[0] == 1
     await world.close()
@@ -435,17 +448,17 @@ async def test_a_transaction_that_took_too_long_is_void(kafka: Cluster, prefix: 
     asked = 0
 
     def last_stable_offset() -> int:
-        return int(reader.get_watermark_offsets(TopicPartition(out, 0), timeout=5)[1])
+        return int(reader.get_watermark_offsets(TopicPartition(out, 0), timeout=60)[1])
 
     def group() -> object:
         """Called inside the transaction: wait until the coordinator has aborted it and readers may pass."""
         nonlocal asked
         asked += 1
-        eventually(lambda: last_stable_offset() > 0, timeout_s=30, message="the transaction is aborted")
+        eventually(lambda: last_stable_offset() > 0, timeout_s=60, message="the transaction is aborted")
         return world._group
 
     publisher = TransactionalPublisher(
-        {"bootstrap.servers": kafka.bootstrap, "transaction.timeout.ms": 1_000}, f"{prefix}slow", group
+        {"bootstrap.servers": kafka.bootstrap, "transaction.timeout.ms": 3_000}, f"{prefix}slow", group
     )
     await publisher.start()
     with pytest.raises(FencedError):
@@ -505,9 +518,9 @@ async def test_closing_ends_a_wait_for_a_broker() -> None:
     async with running(publisher.publish([record("t", b"1")], [("s", 0, 1, "")])) as publishing:
         done, _ = await asyncio.wait([publishing], timeout=0.3)
         assert not done
-        await asyncio.wait_for(publisher.close(), 10)
+        await asyncio.wait_for(publisher.close(), 60)
         with pytest.raises(FencedError, match="closed"):
-            await asyncio.wait_for(publishing, 10)
+            await asyncio.wait_for(publishing, 60)
     assert handed == []
     with pytest.raises(RuntimeError, match="not started"):
         await publisher.publish([record("t", b"1")], [])

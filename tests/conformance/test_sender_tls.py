@@ -83,7 +83,7 @@ REQUIRING_1_2 = server_side(most=ssl.TLSVersion.TLSv1_2)
 async def post(
     caller: Caller, server: Server, tls: EndpointTls | None, *, host: str = HOST, body: bytes = b"{}"
 ) -> PostResult:
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         return await caller.start_on(caller.sender.route(server.url(host=host), {}, 15, tls), (), body)
 
 
@@ -156,7 +156,7 @@ async def test_a_connection_that_comes_free_goes_to_nobody_else_who_waits(kind: 
             for _ in range(5)
             for tls in (ALICE, BOB)
         ]
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             results = await asyncio.gather(*waiting)
     assert {result.status for result in results} == {200}
     assert all(request.shown == request.body.decode() for request in server.requests)

@@ -82,7 +82,7 @@ class Caller:
         return future
 
     async def post(self, *args: Any, **kwargs: Any) -> PostResult:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             return await self.start(*args, **kwargs)
 
     def check(self) -> None:
@@ -448,7 +448,7 @@ async def test_an_endless_body_is_cut_and_the_status_counts(caller: Caller) -> N
 
     async with serving(script) as server:
         result = await caller.post(server.url())
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             await cut.wait()
     assert (result.status, result.excerpt) == (200, b"x" * 1_024)
 
@@ -496,18 +496,19 @@ async def test_what_is_not_http_is_malformed(caller: Caller, answer: bytes) -> N
         await peer.gone()
 
     async with serving(script) as server:
-        result = await caller.post(server.url(), timeout_s=5)
+        result = await caller.post(server.url())
     assert result.cause == "malformed_response"
 
 
 async def test_a_body_that_turns_out_malformed(caller: Caller, kind: str) -> None:
     # aiohttp leaves a reader of the body waiting in this case, so there it is the deadline that ends it.
-    expected, timeout_s = ("timeout", 0.3) if kind == "aiohttp" else ("malformed_response", 15.0)
-    head_read = asyncio.Event()
+    expected, timeout_s = ("timeout", 1.0) if kind == "aiohttp" else ("malformed_response", 15.0)
+    came, head_read = asyncio.Event(), asyncio.Event()
 
     async def script(peer: Peer) -> None:
         await peer.request()
         if peer.number == 1:
+            came.set()
             await peer.send(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n1\r\na\r\n")
             await head_read.wait()
             await peer.send(b"zz\r\n")
@@ -517,6 +518,8 @@ async def test_a_body_that_turns_out_malformed(caller: Caller, kind: str) -> Non
 
     async with serving(script) as server:
         broken = caller.start(server.url(), timeout_s=timeout_s)
+        async with asyncio.timeout(60):
+            await came.wait()
         assert (await caller.post(server.url())).status == 200
         head_read.set()
         assert (await broken).cause == expected
@@ -582,7 +585,7 @@ async def test_waiting_for_a_connection_counts_towards_the_time_out(kind: str) -
         await peer.gone()
 
     async with serving(script) as server, calling(kind, connections_per_origin_max=1) as caller:
-        first = caller.start(server.url(), timeout_s=10)
+        first = caller.start(server.url(), timeout_s=60)
         assert (await caller.post(server.url(), timeout_s=0.2)).cause == "timeout"
         assert not first.done()
 
@@ -694,10 +697,11 @@ async def test_what_was_not_asked_for_answers_nothing(caller: Caller) -> None:
     async with serving(script) as server, serving(answering(OK)) as other:
         assert (await caller.post(server.url())).status == 200
         answered.set()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             await poisoned.wait()
-        # On the loopback the poison has arrived; after another exchange it has also been read.
-        assert (await caller.post(other.url())).status == 200
+        # On the loopback the poison has arrived; after other exchanges it has also been read.
+        for _ in range(5):
+            assert (await caller.post(other.url())).status == 200
         assert (await caller.post(server.url())).status == 200
     assert server.connections == 2
 
@@ -734,7 +738,7 @@ async def test_done_may_post_again(caller: Caller) -> None:
                 last.set_result(None)
 
         caller.sender.post(route, (), b"{}", done)
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             await last
     assert (len(server.requests), server.connections) == (50, 1)
 
@@ -803,7 +807,7 @@ async def test_the_next_address_is_tried_when_one_does_not_connect(caller: Calle
 
 
 async def test_an_address_that_does_not_answer_leaves_time_for_the_next(kind: str) -> None:
-    async with serving(answering(OK)) as server, calling(kind, connect_timeout_s=1.0) as caller:
+    async with serving(answering(OK)) as server, calling(kind, connect_timeout_s=3.0) as caller:
         with black_hole("127.0.0.78", server.port):
             assert (await caller.post(server.url(host="swamp.test"))).status == 200
 
@@ -915,7 +919,7 @@ async def test_closing_answers_everything_once(kind: str) -> None:
         options: dict[str, Any] = {"connections_per_origin_max": 1, "connect_timeout_s": 3_600}
         async with serving(script) as server, calling(kind, **options) as caller:
             sent = caller.start(server.url())
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(60):
                 await hanging.wait()
             waiting = [caller.start(server.url()) for _ in range(3)]
             connecting = caller.start(f"http://127.0.0.1:{port}/")

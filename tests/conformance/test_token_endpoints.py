@@ -30,14 +30,14 @@ class Lanes:
     def __init__(self, made: type[HttpSender] | type[AiohttpSender]) -> None:
         self.guard = AddressGuard(allow_private=True, deny=["127.0.0.66/32"])
         self.sender: Sender = made(self.guard)
-        self.token_sender: Sender = made(self.guard, excerpt_bytes_max=ANSWER_BYTES_MAX, connect_timeout_s=0.3)
+        self.token_sender: Sender = made(self.guard, excerpt_bytes_max=ANSWER_BYTES_MAX, connect_timeout_s=2.0)
         self.tokens = Tokens(self.token_sender, SystemClock())
 
     async def post(self, client: OAuth2, url: str) -> PostResult:
         lane = TokenPosts(self.tokens, client, self.sender, url, {}, 15.0, None)
         done: asyncio.Future[PostResult] = asyncio.get_running_loop().create_future()
         lane.post(self.sender.route(url, {}, 15.0), [("webhook-id", "dlv_1")], b"{}", done.set_result)
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             return await done
 
 

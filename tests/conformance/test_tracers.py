@@ -59,7 +59,7 @@ def _of_otel(sample: bool) -> Iterator[World]:
         tracer = OtelTracer(monotonic=SystemClock().monotonic, endpoint=collector.url, ratio=float(sample))
 
         def ended() -> list[Seen]:
-            tracer.close(10)
+            tracer.close(60)
             assert (tracer.sent, tracer.dropped) == (len(collector.spans), 0)
             return collector.spans
 
