@@ -13,6 +13,7 @@ from schemas import codec
 from schemas.frame import Headers
 from schemas.subscription import Subscription, checked, subscription_to_json
 from streams.core.match import MatchIndex
+from tests.topics import create_topics
 
 SECRET = "whsec_" + "A" * 32
 
@@ -43,8 +44,7 @@ class CompactedTopic:
         if not create:
             return
         topic = NewTopic(name, partitions, 1, config={"cleanup.policy": cleanup})
-        admin = AdminClient(self.conf)  # held until it has answered
-        admin.create_topics([topic])[name].result()
+        create_topics(AdminClient(self.conf), topic)
 
     def write(
         self, key: bytes | str | None, value: bytes | None, *, partition: int = 0, headers: Headers | None = None

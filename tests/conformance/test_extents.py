@@ -14,6 +14,7 @@ from connectors.local_kafka import Cluster
 from connectors.memory import MemoryExtents, MemoryKafka
 from streams.ports import Extents
 from tests.helpers import eventually_async
+from tests.topics import create_topics
 
 START_MS = 1_760_000_000_000
 #: Of the records of partition 0, by offset: out of order, as producers' clocks are.
@@ -33,7 +34,7 @@ def extents(request: pytest.FixtureRequest, prefix: str) -> Iterator[tuple[Exten
     cluster: Cluster = request.getfixturevalue("kafka")
     config = {"bootstrap.servers": cluster.bootstrap}
     admin = AdminClient(dict(config))
-    admin.create_topics([NewTopic(topic, 2, 1, config={"retention.ms": "-1"})])[topic].result(timeout=60)
+    create_topics(admin, NewTopic(topic, 2, 1, config={"retention.ms": "-1"}))
     plain = Producer(config)
     for time_ms in TIMES:
         plain.produce(topic, b"v", partition=0, timestamp=START_MS + time_ms)

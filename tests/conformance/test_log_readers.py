@@ -19,6 +19,7 @@ from connectors.memory import MemoryKafka, MemoryLogReader
 from schemas.frame import Headers, Record
 from streams.ports import LogReader, SpanReader
 from tests.helpers import eventually_async
+from tests.topics import create_topics
 
 PARTITIONS = 6
 NOW_MS = 1_760_000_000_000
@@ -96,7 +97,7 @@ class KafkaWorld:
         self._numbers = itertools.count()
         self._admin = AdminClient({"bootstrap.servers": bootstrap})
         topic = NewTopic(self.topic, PARTITIONS, 1, config={"retention.ms": "-1"})  # NOW_MS is long ago
-        self._admin.create_topics([topic])[self.topic].result(timeout=60)
+        create_topics(self._admin, topic)
         self._producer = Producer({"bootstrap.servers": bootstrap, "linger.ms": 5})
         self._watcher = Consumer(
             {"bootstrap.servers": bootstrap, "group.id": f"{prefix}watcher", "isolation.level": "read_uncommitted"}

@@ -26,6 +26,7 @@ from schemas.frame import Out
 from schemas.partitions import murmur2
 from streams.ports import Publisher
 from tests.helpers import eventually, eventually_async
+from tests.topics import create_topics
 
 PARTITIONS = 4
 LATEST = OffsetSpec.latest()  # type: ignore[no-untyped-call]
@@ -101,8 +102,7 @@ class KafkaWorld:
             NewTopic(self.topic("small"), 1, 1, config={"max.message.bytes": str(SMALL_BYTES_MAX)}),
             NewTopic(self.topic("source"), PARTITIONS, 1),
         ]
-        for future in self._admin.create_topics(topics).values():
-            future.result(timeout=60)
+        create_topics(self._admin, *topics)
 
     def topic(self, name: str) -> str:
         return f"{self._prefix}{name}"

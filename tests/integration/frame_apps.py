@@ -14,6 +14,7 @@ from connectors.frames import FrameApp as AppOnFrames
 from connectors.frames import FrameConsumer, FrameSettings, urls
 from schemas.frame import Frame, OffsetLedger
 from streams.core.ledger import Ledger
+from tests import topics
 
 
 def new_ledger(topic: str, partition: int, position: int, metadata: str | None) -> OffsetLedger:
@@ -25,8 +26,7 @@ Handle = Callable[[Frame], Awaitable[None]]
 
 def create_topics(bootstrap: str, **partitions: int) -> None:
     admin = AdminClient({"bootstrap.servers": bootstrap})
-    for future in admin.create_topics([NewTopic(name, count, 1) for name, count in partitions.items()]).values():
-        future.result(timeout=60)
+    topics.create_topics(admin, *(NewTopic(name, count, 1) for name, count in partitions.items()))
 
 
 def produce(bootstrap: str, topic: str, values: Sequence[bytes | None], partition: int = 0) -> None:
