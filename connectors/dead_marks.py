@@ -6,7 +6,7 @@ mark is about (`streams/core/dead.py`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 from connectors.keyed import KeyedTable
@@ -17,6 +17,15 @@ from schemas.frame import Out
 from schemas.replay import Selection
 
 KIND = "dead_letters"
+#: Marks that the keys of one tenant make within `MARK_MS`; those of operators are not counted. Each is held in memory,
+#: and asked about each dead letter of the tenant.
+MARKS_MAX = 1_000
+#: As long as Kafka keeps them (`schemas.topics`).
+MARK_MS = 60 * 86_400_000
+
+
+class TooManyMarksError(Exception):
+    """The tenant has made as many as it may; one sentence with the next step."""
 
 
 class DeadMarksTable(KeyedTable[DeadMark]):
@@ -48,16 +57,19 @@ class MarkTopics(NamedTuple):
 
 
 class DeadDesk:
-    """`draw` makes a text that nobody else has."""
+    """`marks` are all there are; `draw` makes a text that nobody else has."""
 
-    def __init__(self, pen: Pen, topics: MarkTopics, draw: Callable[[], str]) -> None:
+    def __init__(
+        self, pen: Pen, topics: MarkTopics, marks: Callable[[], Iterable[DeadMark]], draw: Callable[[], str]
+    ) -> None:
         self._pen = pen
+        self._marks = marks
         self._topics = topics
         self._draw = draw
 
     async def discard(self, asked: Asked, selection: Selection, why: str, ends: Mapping[int, int]) -> DeadMark:
-        """Mark what the selection selects below these offsets, by partition. InvalidMarkError; the errors of
-        `Pen.change`."""
+        """Mark what the selection selects below these offsets, by partition. InvalidMarkError;
+        TooManyMarksError; the errors of `Pen.change`."""
         mark = checked_mark(
             DeadMark(
                 id=f"{MARK_PREFIX}{self._draw()}",
@@ -72,6 +84,7 @@ class DeadDesk:
         record = audit_record(asked, "discarded", KIND, mark.id, selection.tenant, None, mark)
 
         def decide() -> list[Out]:
+            self._check_count(asked)
             return [
                 (topics.marks, mark.id.encode(), encode_mark(topics.marks_header, mark), -1, None),
                 audit_out(topics.audit, topics.audit_header, record),
@@ -79,3 +92,14 @@ class DeadDesk:
 
         await self._pen.change(decide)
         return mark
+
+    def _check_count(self, asked: Asked) -> None:
+        tenant = asked.principal.tenant
+        if tenant is None:
+            return
+        times = [mark.at_ms for mark in self._marks() if mark.selection.tenant == tenant]
+        if sum(asked.at_ms - at_ms < MARK_MS for at_ms in times) >= MARKS_MAX:
+            raise TooManyMarksError(
+                f"dead letters were discarded {MARKS_MAX:,} times within {MARK_MS // 86_400_000} days; "
+                "ask an operator to discard more, and discard many at once, with filters or all"
+            )

@@ -206,7 +206,7 @@ async def api_app(
             replays_desk := replay_desk(topics, own, pen, replays, progresses),
             dead := Dead(dead_letters, DeadJudge(topics.dead, replays_desk.every, marks.marks), clock.monotonic),
             Quarantine(QuarantineService(settings, registry, own, aside, clock.monotonic)),
-            DeadDesk(pen, mark_topics(topics, own), lambda: secrets.token_hex(8)),
+            DeadDesk(pen, mark_topics(topics, own), marks.marks, lambda: secrets.token_hex(8)),
             Portal(signer, settings.portal_url, lambda: secrets.token_hex(8)),
             History(newest),
             Readiness(troubles),

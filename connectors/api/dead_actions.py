@@ -19,7 +19,7 @@ from connectors.api.replays import done
 from connectors.api.routes import Answer, Call, Header, Reply, Route
 from connectors.dead_choice import ChoiceError, choose, to_send
 from connectors.dead_documents import MarkView, dead_id, mark_view
-from connectors.dead_marks import DeadDesk
+from connectors.dead_marks import DeadDesk, TooManyMarksError
 from connectors.replay_desk import ReplayDesk, new_order
 from schemas.dead_letter import Filed
 from schemas.dead_mark import InvalidMarkError
@@ -111,6 +111,8 @@ async def discard(call: Call) -> Reply:
         mark = await call.get(DeadDesk).discard(call.get(Control).asked(call), selection, body.why, ends)
     except InvalidMarkError as error:
         raise _wrong(error) from None
+    except TooManyMarksError as error:
+        raise ProblemError(409, str(error)) from None
     return Reply(mark_view(mark), 201)
 
 
@@ -162,6 +164,6 @@ ROUTES = [
         scope="deliveries:write",
         body=Discard,
         answers={201: Answer(type=MarkView, description="The mark")},
-        problems=(404,),
+        problems=(404, 409),
     ),
 ]

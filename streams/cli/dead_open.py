@@ -160,8 +160,8 @@ async def retrying(settings: Settings, retry: Retry) -> ReplayView:
 async def discarding(settings: Settings, selection: Selection, why: str, ends: Mapping[int, int]) -> DeadMark:
     """The mark, once it is written. InvalidMarkError."""
     topics = settings.topics
-    async with open_table(settings, topics.dead_marks, DeadMarksTable) as (_, own, pen, asked):
-        desk = DeadDesk(pen, mark_topics(topics, own), lambda: secrets.token_hex(8))
+    async with open_table(settings, topics.dead_marks, DeadMarksTable) as (table, own, pen, asked):
+        desk = DeadDesk(pen, mark_topics(topics, own), table.marks, lambda: secrets.token_hex(8))
         return await desk.discard(asked, selection, why, ends)
 
 

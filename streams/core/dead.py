@@ -7,6 +7,7 @@ So one record says it of any number of them. What was done last counts. Pure: th
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import cache
 
 from schemas.dead_letter import Act, Filed
 from schemas.dead_mark import DeadMark
@@ -18,6 +19,8 @@ from streams.core.replay import Candidate, error_class, selects, skips
 _COUNTING = frozenset({"waiting", "counting", "planned"})
 
 
+#: By partition: from this offset to below that one.
+_Ranges = dict[int, tuple[int, int]]
 #: What was done about a dead letter, the latest first; nothing for an open one.
 Acts = Callable[[Filed], tuple[Act, ...]]
 
@@ -41,21 +44,28 @@ def candidate(filed: Filed) -> Candidate:
 
 def acts(dead_topic: str, replays: Iterable[tuple[Replay, Progress | None]], marks: Iterable[DeadMark]) -> Acts:
     """Prepared for many of them."""
-    made: list[tuple[Act, dict[int, tuple[int, int]], Callable[[Candidate], bool]]] = []
+    made: list[tuple[Act, str | None, _Ranges, Callable[[Candidate], bool]]] = []
     for replay, progress in replays:
         if replay.selection.source != "dead" or progress is None or progress.state in _COUNTING or not progress.sent:
             continue
         spans = {span.partition: (span.start, span.position) for span in progress.spans if span.topic == dead_topic}
-        made.append((Act("retried", replay.id, replay.created_ms, replay.by, replay.why), spans, _sent_by(replay)))
+        act = Act("retried", replay.id, replay.created_ms, replay.by, replay.why)
+        made.append((act, replay.selection.tenant, spans, _sent_by(replay)))
     for mark in marks:
         ends = {end.partition: (0, end.offset) for end in mark.ends}
-        made.append((Act("discarded", mark.id, mark.at_ms, mark.by, mark.why), ends, selects(mark.selection)))
+        act = Act("discarded", mark.id, mark.at_ms, mark.by, mark.why)
+        made.append((act, mark.selection.tenant, ends, selects(mark.selection)))
     made.sort(key=lambda each: (each[0].at_ms, each[0].id), reverse=True)
+
+    @cache
+    def about(tenant: str) -> list[tuple[Act, _Ranges, Callable[[Candidate], bool]]]:
+        """What other tenants did costs a letter of this one nothing."""
+        return [(act, ranges, selected) for act, of_it, ranges, selected in made if of_it in (None, tenant)]
 
     def of(filed: Filed) -> tuple[Act, ...]:
         found: list[Act] = []
         asked: Candidate | None = None
-        for act, ranges, selected in made:
+        for act, ranges, selected in about(filed.letter.facts.tenant):
             low, high = ranges.get(filed.partition, (0, 0))
             if low <= filed.offset < high:
                 if asked is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -13,7 +14,9 @@ from schemas.dead_mark import DeadMark, End, InvalidMarkError, checked_mark, dec
 from schemas.delivery import REPLAY_HEADER
 from schemas.errors import UndecodableError
 from schemas.replay import Place, Progress, Replay, Selection, Span, State
+from streams.core import dead
 from streams.core.dead import acts, candidate
+from streams.core.replay import Candidate
 from tests.unit.test_dead_letter import NOW, a_delivery
 
 TOPIC = "deliveries.dead"
@@ -149,3 +152,19 @@ def test_marks_that_must_not_be(change: dict[str, Any], field: str) -> None:
         checked_mark(mark)
     with pytest.raises(UndecodableError, match=field):
         decode_mark(encode_mark(codec.wire_header(1), mark))
+
+
+def test_what_other_tenants_discarded_is_not_asked_about_a_letter(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str | None] = []
+
+    def selecting(selection: Selection) -> Callable[[Candidate], bool]:
+        def selected(_: Candidate) -> bool:
+            asked.append(selection.tenant)
+            return True
+
+        return selected
+
+    monkeypatch.setattr(dead, "selects", selecting)
+    made = acts(TOPIC, [a_replay(tenant="other")], [a_mark("mrk_2", tenant="other"), a_mark(tenant="acme"), a_mark()])
+    assert {act.id for act in made(filed())} == {"mrk_1"}
+    assert sorted(asked, key=str) == [None, "acme"]
