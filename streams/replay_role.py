@@ -129,6 +129,7 @@ class ReplayRole:
                 await asyncio.wait([working, idle], return_when=asyncio.FIRST_COMPLETED)
                 if working.done():
                     working.result()
+                logger.info("another worker runs the replays now")
             finally:
                 working.cancel()
                 idle.cancel()

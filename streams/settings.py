@@ -22,6 +22,7 @@ from pydantic_settings import (
 from schemas.credentials import Verification
 from schemas.subscription import TENANT_PATTERN
 from schemas.topics import Topics
+from streams.core.fair import WEIGHT_MAX, WEIGHT_MIN
 
 
 def _texts(value: object) -> object:
@@ -132,7 +133,10 @@ class Settings(BaseSettings):
         default="challenge", description="how the API verifies endpoints whose subscription does not say"
     )
     proxy: str | None = Field(
-        default=None, repr=False, description="deliver through this HTTP proxy (with the aiohttp sender)"
+        default=None,
+        pattern=r"^https?://[^\s/]+/?$",
+        repr=False,
+        description="deliver through this HTTP proxy, as http://proxy:3128 (with the aiohttp sender)",
     )
     operator_tenant: str = Field(
         default="operator",
@@ -159,7 +163,7 @@ class Settings(BaseSettings):
     circuit_results_min: int = Field(
         default=10, ge=0, description="results within half a minute before a circuit may open; 0: no circuits"
     )
-    tenant_weights: dict[str, float] = Field(
+    tenant_weights: dict[str, Annotated[float, Field(ge=WEIGHT_MIN, le=WEIGHT_MAX)]] = Field(
         default={}, description='shares of tenants when a worker is busy, as JSON: {"acme": 4}; 1 for all others'
     )
     drain_s: float = Field(

@@ -7,6 +7,20 @@ that is in `connectors` and in the composition root.
 
 from __future__ import annotations
 
-from streams.cli.root import main
+import signal
+import threading
+
+# The imports take a second, or many on a busy machine: Ctrl-C ends the process meanwhile, without Python's traceback.
+_importing = (
+    threading.current_thread() is threading.main_thread()
+    and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+)
+if _importing:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+from streams.cli.root import main  # noqa: E402 - all that takes long is behind it
+
+if _importing:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 __all__ = ["main"]

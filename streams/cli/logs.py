@@ -80,5 +80,5 @@ def log_to_stderr(level: str, form: Format = "text") -> None:
     handler.setFormatter(JsonLines() if as_json else TextLines())
     logging.basicConfig(level=level, handlers=[handler], force=True)
     logging.getLogger("distributary.attempts").setLevel(logging.INFO)  # who asked for them gets them
-    for library in ("faust", "mode"):  # which say at INFO that each of their parts starts
+    for library in ("faust", "mode", "httpx2"):  # which say at INFO what each of their parts and requests does
         logging.getLogger(library).setLevel("DEBUG" if level == "DEBUG" else "WARNING")
