@@ -1,7 +1,7 @@
 """The command line: one file per group of commands, and four that they share.
 
-`root.py` puts them together, `running.py` runs them and turns errors into sentences, `options.py` holds options and
-settings, `output.py` prints, `values.py` decodes. Commands hold no logic that another program would need:
+`commands.py` lists them and imports each when it is called, `running.py` runs them and turns errors into sentences,
+`options.py` holds options and settings, `output.py` prints, `values.py` decodes. Commands hold no logic that another program would need:
 that is in `connectors` and in the composition root.
 """
 

@@ -6,6 +6,7 @@ This file knows no command.
 from __future__ import annotations
 
 import asyncio
+import importlib
 import os
 import signal
 import traceback
@@ -16,30 +17,7 @@ import typer
 import uvloop
 from confluent_kafka import KafkaException
 
-from connectors.compacted import TableError
-from connectors.group_offsets import ReplayError
-from connectors.history.store import StoreMismatchError
-from connectors.key_desk import KeyConflictError, UnknownKeyError
-from connectors.local_kafka import KafkaUnavailable
-from connectors.metrics_server import MetricsServerError
-from connectors.receiver import StandardWebhooksMissing
-from connectors.registry_topic import StoreError
-from connectors.replay_desk import ReplayConflictError
-from schemas.access import InvalidAccessError
-from schemas.dead_mark import InvalidMarkError
-from schemas.errors import (
-    FencedError,
-    InvalidSubscriptionError,
-    RecordTooLargeError,
-    RegistryUnavailableError,
-    UndecodableError,
-    UnknownSchemaError,
-    UnsealableError,
-)
-from schemas.replay import InvalidReplayError
 from streams.cli.output import complain, note, watching
-from streams.quarantine_log import QuarantineError
-from streams.wiring import WorkerError
 
 T = TypeVar("T")
 
@@ -48,34 +26,6 @@ INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 
 class CommandError(Exception):
     """A command cannot do what it was asked to; one sentence with the next step."""
-
-
-#: Errors whose text is already a sentence for people.
-_SENTENCES = (
-    CommandError,
-    FencedError,
-    InvalidAccessError,
-    InvalidMarkError,
-    InvalidReplayError,
-    InvalidSubscriptionError,
-    KafkaUnavailable,
-    KeyConflictError,
-    MetricsServerError,
-    QuarantineError,
-    RecordTooLargeError,
-    RegistryUnavailableError,
-    ReplayConflictError,
-    ReplayError,
-    StandardWebhooksMissing,
-    StoreError,
-    StoreMismatchError,
-    TableError,
-    UndecodableError,
-    UnknownKeyError,
-    UnknownSchemaError,
-    UnsealableError,
-    WorkerError,
-)
 
 
 def run(main: Callable[[asyncio.Event], Awaitable[T]], *, graceful: bool = False) -> T:
@@ -123,9 +73,11 @@ def report(error: Exception, *, debug: bool) -> None:
 def sentence(error: Exception) -> str:
     """What went wrong and what to do, in one line."""
     match error:
-        case _ if isinstance(error, _SENTENCES):
+        case CommandError():
             text = str(error)
         case ConnectionError() if error.errno is None:  # ours, as ClusterError; the system's have a number
+            text = str(error)
+        case _ if isinstance(error, importlib.import_module("streams.cli.sentences").SENTENCES):
             text = str(error)
         case KafkaException():
             text = f"Kafka: {error.args[0].str()}; check the cluster and the settings (--debug shows where)"

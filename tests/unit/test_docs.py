@@ -138,7 +138,7 @@ def commands() -> Iterator[tuple[str, Any]]:
     while waiting:
         path, command = waiting.pop()
         if hasattr(command, "commands"):
-            waiting += [(f"{path} {name}", sub) for name, sub in command.commands.items()]
+            waiting += [(f"{path} {name}", command.get_command(None, name)) for name in command.commands]
         else:
             yield path, command
 
