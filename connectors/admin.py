@@ -193,6 +193,24 @@ def translated(config: Mapping[str, Any]) -> Iterator[None]:
         raise unavailable(config, error.args[0]) from None
 
 
+def not_granted(operation: str, kind: str, name: str) -> ClusterError:
+    """This user lacks a right on a topic, a group or a transactional id."""
+    return ClusterError(
+        f"Kafka denies this user {operation} on the {kind} {name}; grant it (docs/how-to/secure-kafka.md has a table)"
+    )
+
+
+@contextlib.contextmanager
+def _needing(operation: str, topic: str) -> Iterator[None]:
+    """A refusal of the block as the ClusterError that names the right; other KafkaExceptions as they are."""
+    try:
+        yield
+    except KafkaException as error:
+        if error.args[0].code() == KafkaError.TOPIC_AUTHORIZATION_FAILED:
+            raise not_granted(operation, "topic", topic) from None
+        raise
+
+
 def answer(future: concurrent.futures.Future[T]) -> T:
     """An admin request's answer."""
     return future.result(timeout=REQUEST_SECONDS + 5)
@@ -232,7 +250,8 @@ def _settings(admin: AdminClient, names: Sequence[str]) -> dict[str, dict[str, s
     settings = {}
     for resource, future in futures.items():
         try:
-            settings[resource.name] = {name: str(entry.value) for name, entry in answer(future).items()}
+            with _needing("DESCRIBE_CONFIGS", resource.name):
+                settings[resource.name] = {name: str(entry.value) for name, entry in answer(future).items()}
         except KafkaException as error:
             if error.args[0].code() != KafkaError.UNKNOWN_TOPIC_OR_PART:
                 raise
@@ -325,7 +344,8 @@ def _create(
     done = []
     for name, future in admin.create_topics(new, request_timeout=REQUEST_SECONDS).items():
         try:
-            answer(future)
+            with _needing("CREATE", name):
+                answer(future)
         except KafkaException as error:
             if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:  # someone else was faster
                 raise
@@ -367,7 +387,8 @@ def _correct(admin: AdminClient, spec: TopicSpec, wrong: Mapping[str, str], actu
     entries = [ConfigEntry(name, wanted[name], incremental_operation=AlterConfigOpType.SET) for name in sorted(wrong)]
     resource = ConfigResource(ResourceType.TOPIC, spec.name, incremental_configs=entries)
     for future in admin.incremental_alter_configs([resource], request_timeout=REQUEST_SECONDS).values():
-        answer(future)
+        with _needing("ALTER_CONFIGS", spec.name):
+            answer(future)
     return [
         f"set {name}={wanted[name]} on the topic {spec.name} (was {actual.get(name, 'unknown')})"
         for name in sorted(wrong)
@@ -377,9 +398,11 @@ def _correct(admin: AdminClient, spec: TopicSpec, wrong: Mapping[str, str], actu
 def _delete(config: Mapping[str, Any], names: Sequence[str]) -> None:
     admin = connected(config)
     with translated(config):
-        for future in admin.delete_topics(list(names), request_timeout=REQUEST_SECONDS).values() if names else ():
+        gone = admin.delete_topics(list(names), request_timeout=REQUEST_SECONDS) if names else {}
+        for name, future in gone.items():
             try:
-                answer(future)
+                with _needing("DELETE", name):
+                    answer(future)
             except KafkaException as error:
                 if error.args[0].code() != KafkaError.UNKNOWN_TOPIC_OR_PART:
                     raise

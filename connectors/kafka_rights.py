@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from confluent_kafka import KafkaError
 
-from connectors.admin import ClusterError
+from connectors.admin import ClusterError, not_granted
 
 DENIED = frozenset(
     {
@@ -27,6 +27,4 @@ def denied(
         KafkaError.GROUP_AUTHORIZATION_FAILED: ("group", group),
         KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED: ("transactional id", transaction),
     }[error.code()]
-    return ClusterError(
-        f"Kafka denies this user {operation} on the {kind} {name}; grant it (docs/how-to/secure-kafka.md has a table)"
-    )
+    return not_granted(operation, kind, name)

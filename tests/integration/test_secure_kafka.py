@@ -25,6 +25,7 @@ from schemas.errors import RegistryUnavailableError
 from schemas.event import Event, encode_event
 from schemas.replay import Replay, Selection, encode_replay
 from schemas.subscription import Subscription
+from schemas.topics import Topics
 from streams.api_app import api_app
 from streams.app import Worker
 from streams.cli.editing import open_editor
@@ -291,6 +292,35 @@ async def test_an_api_that_may_not_write_says_what_it_lacks(cluster: Secured, pr
     assert no_pen["detail"] == f"{denies} transactional id {prefix}distributary.control; {grants}"
     assert f"{denies} topic {prefix}events or {prefix}ingest.seen; {grants}" in no_events["detail"]
     assert no_topic["detail"] == f"{denies} topic {prefix}audit or {prefix}subscriptions; {grants}"
+
+
+@pytest.mark.parametrize(
+    "gone",  # the first one is asked for; ALTER_CONFIGS gives DESCRIBE_CONFIGS, too
+    [("CREATE",), ("DESCRIBE_CONFIGS", "ALTER_CONFIGS"), ("ALTER_CONFIGS",)],
+)
+async def test_an_operator_without_a_right_on_topics_is_told_which(
+    cluster: Secured, prefix: str, gone: tuple[str, ...]
+) -> None:
+    operation = gone[0]
+    config, specs = client_config(settings(cluster, "operator", prefix)), Topics(prefix, 1).specs()[:1]
+    (topic,) = (spec.name for spec in specs)
+    if operation != "CREATE":
+        short = msgspec.structs.replace(specs[0], retention_ms=1_000)
+        await apply_topics({"bootstrap.servers": cluster.plain}, [short], 1)
+    said = f"Kafka denies this user {operation} on the topic {topic}; grant it"
+
+    async def says_so() -> bool:
+        try:
+            await apply_topics(config, specs, 1)
+        except ClusterError as error:
+            return str(error).startswith(said)
+        return False
+
+    cluster.grant(prefix, lacking("operator", *((each, "hooks.*") for each in gone)))
+    try:
+        await eventually_async(says_so, timeout_s=60, message=said)
+    finally:
+        cluster.revoke_all()
 
 
 @pytest.mark.parametrize("operation", ["READ", "WRITE"])
