@@ -1,8 +1,8 @@
 """The command line: one file per group of commands, and four that they share.
 
 `commands.py` lists them and imports each when it is called, `running.py` runs them and turns errors into sentences,
-`options.py` holds options and settings, `output.py` prints, `values.py` decodes. Commands hold no logic that another program would need:
-that is in `connectors` and in the composition root.
+`options.py` holds options and settings, `output.py` prints, `values.py` decodes. Commands hold no logic that another
+program would need: that is in `connectors` and in the composition root.
 """
 
 from __future__ import annotations
