@@ -256,5 +256,5 @@ class WorkerProcess:
         return self._process.poll() is not None
 
 
-def until(condition: Any, message: str, timeout_s: float = 60.0) -> None:
+def until(condition: Any, message: str, timeout_s: float = 120.0) -> None:
     eventually(condition, timeout_s=timeout_s, message=message)
