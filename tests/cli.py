@@ -100,7 +100,7 @@ class Started(msgspec.Struct, frozen=True):
     out: Path
     err: Path
 
-    def said(self, text: str, *, on: Path | None = None, timeout_s: float = 60.0) -> str:
+    def said(self, text: str, *, on: Path | None = None, timeout_s: float = 150.0) -> str:
         """All of the output (stdout, or the file `on`) once it holds `text`."""
         file = on or self.out
 
@@ -114,7 +114,7 @@ class Started(msgspec.Struct, frozen=True):
         eventually(arrived, timeout_s=timeout_s, message=f"{text!r} in {file.name}")
         return output()
 
-    def ends(self, code: int, *, timeout_s: float = 60.0) -> None:
+    def ends(self, code: int, *, timeout_s: float = 150.0) -> None:
         """Wait for its end and hold it to the exit code."""
         assert self.process.wait(timeout_s) == code, self.err.read_text()
 

@@ -16,7 +16,7 @@ T = TypeVar("T")
 POLL_SECONDS = 0.02
 
 
-def eventually(condition: Callable[[], T], *, timeout_s: float = 60.0, message: str = "condition") -> T:
+def eventually(condition: Callable[[], T], *, timeout_s: float = 120.0, message: str = "condition") -> T:
     """The first truthy value of `condition`; fails with `message` and the last value after `timeout_s`."""
     deadline = time.monotonic() + timeout_s
     while not (value := condition()):
@@ -28,15 +28,19 @@ def eventually(condition: Callable[[], T], *, timeout_s: float = 60.0, message: 
 
 @overload
 async def eventually_async(
-    condition: Callable[[], Awaitable[T]], *, timeout_s: float = 60.0, message: str = "condition"
+    condition: Callable[[], Awaitable[T]], *, timeout_s: float = 120.0, message: str = "condition"
 ) -> T: ...
 
 
 @overload
-async def eventually_async(condition: Callable[[], T], *, timeout_s: float = 60.0, message: str = "condition") -> T: ...
+async def eventually_async(
+    condition: Callable[[], T], *, timeout_s: float = 120.0, message: str = "condition"
+) -> T: ...
 
 
-async def eventually_async(condition: Callable[[], Any], *, timeout_s: float = 60.0, message: str = "condition") -> Any:
+async def eventually_async(
+    condition: Callable[[], Any], *, timeout_s: float = 120.0, message: str = "condition"
+) -> Any:
     """`eventually` for coroutines: the event loop runs between two looks; `condition` may be awaitable."""
     deadline = time.monotonic() + timeout_s
     while True:

@@ -88,7 +88,7 @@ class Site:
                     break
                 except BufferError:
                     self._producer.poll(0.1)
-        assert self._producer.flush(60) == 0
+        assert self._producer.flush(120) == 0
 
     def subscribe(self, subscription_id: str, url: str, **fields: Any) -> None:
         values: dict[str, Any] = {"event_types": ("order.*",), "secrets": (SECRET,), "max_in_flight": 32} | fields
@@ -181,13 +181,13 @@ class Site:
         running = asyncio.create_task(worker.run(stop))
         try:
             await eventually_async(
-                lambda: ready.is_set() or running.done(), timeout_s=60, message="the worker is ready"
+                lambda: ready.is_set() or running.done(), timeout_s=120, message="the worker is ready"
             )
             if not running.done():
                 yield worker
         finally:
             stop.set()
-            await asyncio.wait_for(running, 60)
+            await asyncio.wait_for(running, 120)
 
     @contextlib.contextmanager
     def worker_process(
@@ -238,7 +238,7 @@ class WorkerProcess:
     def kill(self) -> None:
         """kill -9, and gone on return."""
         self._process.kill()
-        self._process.wait(60)
+        self._process.wait(120)
 
     def signal(self, number: int) -> None:
         self._process.send_signal(number)
@@ -246,11 +246,11 @@ class WorkerProcess:
     def terminate(self) -> int:
         """SIGTERM; the exit code of an orderly end."""
         self._process.send_signal(signal.SIGTERM)
-        return self._process.wait(60)
+        return self._process.wait(120)
 
     def ends(self) -> int:
         """Wait for it; the exit code."""
-        return self._process.wait(60)
+        return self._process.wait(120)
 
     def ended(self) -> bool:
         return self._process.poll() is not None
