@@ -18,7 +18,7 @@ _importing = (
 if _importing:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
-from streams.cli.root import main  # noqa: E402 - all that takes long is behind it
+from streams.cli.root import main  # noqa: E402 - between the two, as said
 
 if _importing:
     signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -129,4 +129,13 @@ def _imported(name: str) -> Any:
     else:
         holder.command(name, rich_help_panel=panel)(found)
     group: Any = typer.main.get_command(holder)
+    _flow(group.commands[name])
     return group.commands[name]
+
+
+def _flow(command: Any) -> None:
+    """Let the terminal break the lines of help, which would keep those of the docstrings besides."""
+    paragraphs = (command.help or "").split("\n\n")
+    command.help = "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
+    for each in getattr(command, "commands", {}).values():
+        _flow(each)

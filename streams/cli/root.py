@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import sys
 from typing import Annotated
 
@@ -19,19 +18,6 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-
-def _flow(commands: typer.Typer) -> None:
-    """Let the terminal break the lines of help, which would keep those of the docstrings besides."""
-    for command in commands.registered_commands:
-        text = inspect.cleandoc(command.help or getattr(command.callback, "__doc__", None) or "")
-        command.help = "\n\n".join(" ".join(paragraph.split()) for paragraph in text.split("\n\n"))
-    for group in commands.registered_groups:
-        assert group.typer_instance is not None, "add_typer was given it"
-        _flow(group.typer_instance)
-
-
-_flow(app)
 
 
 class _State:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -37,7 +38,10 @@ def test_help_imports_nothing_that_it_does_not_need(words: list[str], needless: 
         "import atexit, sys; from streams.cli import main;"
         "atexit.register(lambda: print('imported:', *sys.modules)); main()"
     )
-    run = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=True, timeout=120)
+    plain = os.environ | {"_TYPER_FORCE_DISABLE_TERMINAL": "1"}  # also where colours are forced, as on GitHub
+    run = subprocess.run(
+        [sys.executable, "-c", code, *words], capture_output=True, text=True, check=True, timeout=120, env=plain
+    )
     shown, _, imported = run.stdout.rpartition("imported:")
     assert "Usage: distributary" in shown
     assert "streams.cli.commands" in imported.split()

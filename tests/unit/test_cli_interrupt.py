@@ -1,4 +1,4 @@
-"""Ctrl-C while the command line is still being imported."""
+"""Ctrl-C while the command line, or the command that was called, is still being imported."""
 
 from __future__ import annotations
 
@@ -48,3 +48,22 @@ def test_who_ignores_it_goes_on_ignoring_it() -> None:
     )
     ended = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stderr
+
+
+def test_while_the_command_is_imported_it_ends_as_any_interrupted_command() -> None:
+    script = """
+import os, signal, sys
+
+class Dev:
+    @property
+    def dev(self):
+        os.kill(os.getpid(), signal.SIGINT)
+
+sys.modules["streams.cli.dev"] = Dev()
+sys.argv = ["distributary", "dev"]
+from streams.cli import main
+main()
+"""
+    ended = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert ended.returncode == 130
+    assert ended.stdout + ended.stderr == ""
