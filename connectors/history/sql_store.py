@@ -112,7 +112,7 @@ class SqlStore:
                 return job()
             except self._database.errors as error:
                 self._release()
-                raise self._unavailable(error) from None
+                raise self._unavailable(error, "check that it can be reached and written, and has room") from None
 
         return await asyncio.get_running_loop().run_in_executor(self._writer, guarded)
 
@@ -276,7 +276,7 @@ class SqlStore:
             if connection is not None:
                 with contextlib.suppress(*self._database.errors):
                     connection.close()
-            raise self._unavailable(error) from None
+            raise self._unavailable(error, "check it, and that `distributary history` has run") from None
 
     def _search(
         self, connection: Any, wanted: Wanted, wants: Wants | None, limit: int, before: Place | None
@@ -306,12 +306,9 @@ class SqlStore:
     def _execute(self, connection: Any, text: str, given: Sequence[Any] = ()) -> Any:
         return self._database.execute(connection, text, given)
 
-    def _unavailable(self, error: Exception) -> HistoryUnavailableError:
+    def _unavailable(self, error: Exception, advice: str) -> HistoryUnavailableError:
         said = " ".join(str(error).split())
-        return HistoryUnavailableError(
-            f"the history in {self._database.name} cannot be used: {said}; check it, and that `distributary history` "
-            "has run"
-        )
+        return HistoryUnavailableError(f"the history in {self._database.name} cannot be used: {said}; {advice}")
 
 
 _EXCERPT = queries.COLUMNS.index("excerpt")

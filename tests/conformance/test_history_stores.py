@@ -290,3 +290,10 @@ async def test_what_was_never_filled_is_said(url: str) -> None:
     with pytest.raises(HistoryUnavailableError, match="`distributary history` has run"):
         await empty.search(Wanted(), limit=1)
     await empty.close()
+
+
+async def test_a_file_in_a_folder_that_there_is_not_is_said_to_who_writes(tmp_path: Path) -> None:
+    nowhere = opened(f"sqlite:///{tmp_path / 'none' / 'a.db'}")
+    with pytest.raises(HistoryUnavailableError, match=r"unable to open .*; check that it can be reached and written"):
+        await nowhere.acquire("attempts")
+    await nowhere.close()
