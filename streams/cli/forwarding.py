@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
+from typing import Literal
 
 from connectors.address_guard import AddressGuard
 from connectors.clock import SystemClock
@@ -18,6 +19,8 @@ from schemas.post import PostResult
 from streams.core.formats import render
 from streams.core.signing import Signer
 
+#: Those of subscriptions, but Avro: what is heard through the API is no Avro.
+ForwardFormat = Literal["standard", "data", "cloudevents_binary", "cloudevents_structured", "cloudevents_batch", "thin"]
 #: Of the subscription that there is not: an event's id is the same each time it is forwarded.
 LISTENER = "listen"
 TIMEOUT_S = 15.0
@@ -28,9 +31,10 @@ KEPT_MAX = 100
 class Forwarder:
     """An async context manager."""
 
-    def __init__(self, url: str, secret: str) -> None:
+    def __init__(self, url: str, secret: str, payload_format: ForwardFormat = "standard") -> None:
         """ValueError with a sentence for a URL that cannot be posted to; InvalidSubscriptionError for no secret."""
         self._clock = SystemClock()
+        self._format = payload_format
         # It is the developer's own machine and network that is sent to, at their word.
         guard = AddressGuard(allow_private=True, allow=["0.0.0.0/0", "::/0"], allow_http=True)
         self._sender = HttpSender(guard)
@@ -61,10 +65,11 @@ class Forwarder:
         return None if event is None else (number, event)
 
     async def post(self, event: Event) -> PostResult:
-        """What the endpoint answers to the event, as Standard Webhooks have it."""
-        rendered = render(event, "standard", event.data, b"")
+        """What the endpoint answers to the event in the format, without a schema's version."""
+        rendered = render(event, self._format, event.data, b"")
         identifier = delivery_id(event.id, LISTENER)
         headers = self._signer.headers(identifier, rendered.content_type, rendered.body, self._clock.now_ms())
+        headers += rendered.headers
         if event.traceparent is not None:
             headers.append(("traceparent", event.traceparent))
         answer: asyncio.Future[PostResult] = asyncio.get_running_loop().create_future()

@@ -25,7 +25,7 @@ from schemas.event import Event
 from schemas.post import PostResult
 from schemas.rendering import on_one_line
 from schemas.subscription import check_event_type_pattern
-from streams.cli.forwarding import Forwarder
+from streams.cli.forwarding import Forwarder, ForwardFormat
 from streams.cli.options import AsJson, Bootstrap, Prefix, RegistryUrl, load_settings, open_registry
 from streams.cli.output import emit, note, say
 from streams.cli.running import CommandError, run
@@ -55,6 +55,9 @@ def listen(
         str | None,
         typer.Option(help="The whsec_ or whsk_ secret to sign with", show_default="a new one, which is printed"),
     ] = None,
+    payload_format: Annotated[
+        ForwardFormat, typer.Option("--format", help="What to POST: the format that your subscription will have")
+    ] = "standard",
     api_url: Annotated[
         str | None,
         typer.Option(envvar="DISTRIBUTARY_API_URL", help="Listen through this HTTP API instead of Kafka"),
@@ -96,7 +99,7 @@ def listen(
             forwarder = None
             if forward_to is not None:
                 try:
-                    forwarder = await stack.enter_async_context(Forwarder(forward_to, chosen))
+                    forwarder = await stack.enter_async_context(Forwarder(forward_to, chosen, payload_format))
                 except ValueError as error:
                     raise CommandError(f"cannot forward to this: {error}") from None
                 if secret is None:
