@@ -28,6 +28,8 @@ NOT_STUCK = EVENTS - EVENTS_PER_KEY
 FLAKY = Mood(status=500, holding='"fails":true', each=1)
 STUCK = Mood(status=500, holding='"key":"stuck"')
 SLOW = Mood(delay_ms=10)
+#: Long enough for what is stuck not to be given up on a slow machine.
+SCHEDULE = (1_000,) * 20 + (5_000,) * 30
 
 
 def event_id(key: str, n: int) -> str:
@@ -67,11 +69,11 @@ def out_of_order(arrivals: list[Arrival]) -> list[tuple[str, int, int]]:
 
 
 async def test_order_holds_when_workers_die_join_and_leave(kafka: Cluster, prefix: str, tmp_path: Path) -> None:
-    site = await Site.made(kafka.bootstrap, prefix)
+    site = await Site.made(kafka.bootstrap, prefix, drain_s=30.0)  # also a starved worker leaves in order
     log = tmp_path / "worker.log"
     with moody_process() as moody:
         for name in (*ORDERED, DOWN):
-            site.subscribe(name, moody.url(f"/{name}"), ordered=True, retry_schedule_ms=(1_000,) * 50)
+            site.subscribe(name, moody.url(f"/{name}"), ordered=True, retry_schedule_ms=SCHEDULE)
             moody.turn(f"/{name}", FLAKY, STUCK, SLOW)
         site.subscribe("plain", moody.url("/plain"))
         moody.turn(f"/{DOWN}", Mood(status=500))
