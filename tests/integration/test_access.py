@@ -25,6 +25,7 @@ from streams.settings import Settings
 from tests.cli import Cli
 from tests.helpers import eventually_async
 from tests.subscriptions_topic import CompactedTopic
+from tests.transactions import readable
 
 DAY_MS = 86_400_000
 
@@ -160,7 +161,7 @@ async def test_portal_links_end_with_their_key(settings: Settings, cli: Cli) -> 
     _, operator = made(cli, "--operator")
     acme_id, acme = made(cli, "--tenant", "acme", "--scope", "keys:read", "--scope", "keys:write")
     async with running(settings) as api:
-        link = await api.ask(acme, "POST", "/v1/portal-links", 201, {"scopes": ["keys:read"], "expires_in_s": 60})
+        link = await api.ask(acme, "POST", "/v1/portal-links", 201, {"scopes": ["keys:read"], "expires_in_s": 600})
         assert link["url"] == f"https://portal.example/webhooks#{link['token']}"
         assert (link["tenant"], link["scopes"]) == ("acme", ["keys:read"])
         listed = await api.ask(link["token"], "GET", "/v1/keys", 200)
@@ -196,7 +197,14 @@ async def test_the_trail_tells_of_every_change_and_of_no_secret(settings: Settin
         await api.ask(acme["key"], "POST", "/v1/keys", 422, {"scopes": ["keys:read"]})  # nothing was changed
         await api.ask(acme["key"], "POST", f"/v1/keys/{acme['id']}/revoke", 200)
 
-        everything = (await api.ask(operator, "GET", "/v1/audit", 200))["items"]
+        async def told() -> Any:
+            return (await api.ask(operator, "GET", "/v1/audit", 200))["items"]
+
+        async def all_told() -> bool:
+            return len(await told()) >= 5
+
+        await eventually_async(cast(Any, all_told))  # the trail shows a change a moment after it was answered
+        everything = await told()
         assert [(each["action"], each["kind"], each["tenant"]) for each in everything] == [
             ("revoked", "key", "acme"),
             ("created", "portal-link", "acme"),
@@ -273,6 +281,7 @@ async def test_what_commands_change_of_subscriptions_is_in_the_trail_too(cli: Cl
     cli.run("subscriptions", "put", "-", stdin=fields.replace("shop.example", "new.example"))
     (rotated,) = cli.lines("subscriptions", "rotate-secret", "shop", "--json")
     cli.run("subscriptions", "delete", "shop")
+    readable(cli.settings["bootstrap"], f"{cli.settings['prefix']}audit")
     trail = cli.lines("audit-log", "--json", "--kind", "subscription", "--id", "shop")
     assert [each["action"] for each in trail] == ["deleted", "secret-rotated", "replaced", "created"]
     assert {(each["tenant"], each["actor"].partition(":")[0]) for each in trail} == {("acme", "cli")}

@@ -27,8 +27,8 @@ async def test_a_hanging_post_does_not_hold_up_the_end(kafka: Cluster, prefix: s
         site.subscribe("slow", moody.url("/slow"))
         moody.turn("/hangs", Mood(status=0))
         moody.turn("/slow", Mood(status=0))
-        with cli(drain_s=5).started("worker") as worker:
-            worker.said("ready", timeout_s=60)
+        with cli(drain_s=10).started("worker") as worker:
+            worker.said("ready")
             site.send([f"evt_{n}" for n in range(10)])
             until(lambda: len(moody.arrivals("/hangs")) == 2, "two hang")
             until(lambda: len(moody.arrivals("/slow")) == 10, "others are under way")
@@ -40,7 +40,7 @@ async def test_a_hanging_post_does_not_hold_up_the_end(kafka: Cluster, prefix: s
         assert len(moody.arrivals("/hangs")) == 2
 
         with cli(drain_s=600).started("worker") as worker:
-            worker.said("ready", timeout_s=60)
+            worker.said("ready")
             until(lambda: len(moody.arrivals("/hangs")) == 4, "the next worker tries them again")
             worker.process.send_signal(signal.SIGTERM)
             worker.said("stopping in order; once more to stop at once", on=worker.err)
@@ -50,7 +50,7 @@ async def test_a_hanging_post_does_not_hold_up_the_end(kafka: Cluster, prefix: s
 
         moody.turn("/hangs")
         with cli(drain_s=10).started("worker") as worker:
-            worker.said("ready", timeout_s=60)
+            worker.said("ready")
             until(lambda: moody.taken("/hangs") == 10, "nothing is lost")
             worker.process.send_signal(signal.SIGTERM)
             worker.ends(0)

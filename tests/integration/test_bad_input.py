@@ -36,7 +36,7 @@ async def test_every_kind_of_bad_event(kafka: Cluster, prefix: str) -> None:
             for reason, value in bad.items():
                 site.write(site.topics.events, [(reason.encode(), value)], partition=1, headers=headers)
             site.write(site.topics.events, [(b"k", good)], partition=1)
-            await eventually_async(lambda: sink.counts["/ok"] == {delivery_id("evt_1", "s"): 1}, timeout_s=20)
+            await eventually_async(lambda: sink.counts["/ok"] == {delivery_id("evt_1", "s"): 1})
             await eventually_async(lambda: len(site.read(site.topics.quarantine)) == len(bad))
             assert {name: count for name, count in worker.counters.items() if ":" in name} == {
                 f"quarantined:{reason}": 1 for reason in bad
@@ -62,7 +62,7 @@ async def test_bad_deliveries_and_a_delivery_to_a_bad_url(kafka: Cluster, prefix
             site.write(site.topics.deliveries, [(b"a", b"garbage")], partition=0)
             site.write(tier, [(b"b", codec.wire_header(site.schemas.delivery) + b"\x04")], partition=0)
             site.send(["evt_1"])
-            await eventually_async(lambda: worker.counters["delivered"] == 1, timeout_s=20)
+            await eventually_async(lambda: worker.counters["delivered"] == 1)
             await eventually_async(lambda: len(site.read(site.topics.quarantine)) == 2)
             await eventually_async(lambda: len(site.dead()) == 1)
             assert worker.counters["dead:invalid_endpoint"] == 1
@@ -80,6 +80,6 @@ async def test_the_quarantine_itself_takes_the_largest_event_the_topic_takes(kaf
     value = encode_event(site.schemas.event, Event("e", "order.x", "default", 0, b"x" * ((8 << 20) - 300)))
     async with site.worker() as worker:
         site.write(site.topics.events, [(b"k", value)], partition=0, headers=[("h", b"x" * 50)])
-        await eventually_async(lambda: worker.counters["quarantined:too_large"] == 1, timeout_s=20)
-        await eventually_async(lambda: len(site.read(site.topics.quarantine)) == 1, timeout_s=20)
+        await eventually_async(lambda: worker.counters["quarantined:too_large"] == 1)
+        await eventually_async(lambda: len(site.read(site.topics.quarantine)) == 1)
     assert site.read(site.topics.quarantine)[0].value() == value
