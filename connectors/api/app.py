@@ -93,6 +93,9 @@ def _not_allowed(allowed: set[str]) -> Callable[[web.Request], Awaitable[web.Str
     return refuse
 
 
+_UNREADABLE = "the body is not what its Content-Encoding or Transfer-Encoding says; send it as it says, or without"
+
+
 class _Dispatcher:
     def __init__(self, services: Services, config: ApiConfig) -> None:
         self._services = services
@@ -119,6 +122,10 @@ class _Dispatcher:
             response = _problem(request, _later(str(error)))
         except web.HTTPException as error:  # of the router: no such path, no such method
             response = _problem(request, _of_router(error))
+        except web.RequestPayloadError:
+            response = _problem(request, ProblemError(400, _UNREADABLE))
+            request.content.feed_eof()  # or aiohttp reads on, and logs what comes of it as an error of its own
+            response.force_close()  # where the next request would begin is not known
         except Exception:
             log.exception("request %s failed", request_id)
             sentence = f"this is a defect; please report it with the request id {request_id}"

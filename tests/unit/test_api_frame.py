@@ -152,6 +152,18 @@ async def test_a_call_is_read_validated_and_answered(api: Api) -> None:
     assert (await api.ask("POST", "/raw", data=b"0123456789"))[1] == b"0123456789"
 
 
+async def test_a_body_that_is_not_encoded_as_it_says_is_refused(api: Api, caplog: pytest.LogCaptureFixture) -> None:
+    headers = KEY | {"Content-Type": "application/json", "Content-Encoding": "gzip"}
+    content = b"no gzip" * 10_000  # in several reads
+    for _ in range(2):  # the connection is not used again
+        assert (
+            "Content-Encoding" in (await api.refused("PUT", "/things/a", 400, data=content, headers=headers))["detail"]
+        )
+    assert api.shelf.put == 0
+    assert (await api.ask("PUT", "/things/a", json={"name": "cup"}, headers=KEY))[0] == 201
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
+
+
 @pytest.mark.parametrize(
     ("content", "media", "status", "path", "sentence"),
     [
