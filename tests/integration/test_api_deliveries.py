@@ -17,7 +17,7 @@ from connectors.history.attempts import HistoryUnavailableError, LoggedAttempt
 from connectors.history.ingest import HistoryIngest, Retention
 from connectors.history.stores import open_store
 from connectors.history.topic import KafkaHistory
-from connectors.local_kafka import Cluster, steady_ports
+from connectors.local_kafka import Cluster
 from connectors.publisher import PRODUCER_CONFIG
 from schemas import codec
 from schemas.delivery import FRESH, Attempt, Delivery, decode_delivery, encode_attempt, encode_fresh, encode_tail
@@ -26,9 +26,11 @@ from schemas.ids import delivery_id
 from schemas.subscription import Subscription, subscription_to_json
 from streams.settings import Settings
 from tests.helpers import eventually_async
+from tests.integration.moody import held_port
 from tests.integration.test_api import SECRET, running, settings
 from tests.integration.workers import Site
 from tests.subscriptions_topic import CompactedTopic
+from tests.transactions import readable
 
 __all__ = ["settings"]  # a fixture
 
@@ -50,6 +52,7 @@ class Log:
 
     def __init__(self, bootstrap: str, topic: str) -> None:
         self.topic = topic
+        self._bootstrap = bootstrap
         self._producer = Producer({**PRODUCER_CONFIG, "bootstrap.servers": bootstrap, "transactional.id": topic})
         self._producer.init_transactions()
 
@@ -61,6 +64,7 @@ class Log:
             value = encode_attempt(HEADER, delivery(subscription_id, number), made)
             self._producer.produce(self.topic, value, subscription_id.encode(), timestamp=T0 + at * 1000)
         self._producer.commit_transaction()
+        readable(self._bootstrap, self.topic)
 
 
 @pytest.fixture
@@ -158,11 +162,12 @@ async def test_a_wrong_clock_hides_nothing_behind_it_or_before_it(site: Site) ->
 
 
 async def test_no_broker_is_said() -> None:
-    (port,) = steady_ports(1)
-    past = KafkaHistory({"bootstrap.servers": f"127.0.0.1:{port}"}, "t", SystemClock().monotonic, request_seconds=0.5)
-    with pytest.raises(HistoryUnavailableError, match="attempts cannot be read"):
-        await past.page("mine", everything, limit=5)
-    await past.close()
+    with held_port() as port:
+        bootstrap = f"127.0.0.1:{port}"
+        past = KafkaHistory({"bootstrap.servers": bootstrap}, "t", SystemClock().monotonic, request_seconds=0.5)
+        with pytest.raises(HistoryUnavailableError, match="attempts cannot be read"):
+            await past.page("mine", everything, limit=5)
+        await past.close()
 
 
 async def fill(settings: Settings, count: int) -> None:
@@ -184,7 +189,7 @@ async def fill(settings: Settings, count: int) -> None:
     )
     stop = asyncio.Event()
     running = asyncio.create_task(ingest.run(stop))
-    await eventually_async(lambda: running.done() or ingest.stored == count, timeout_s=60, message="all are stored")
+    await eventually_async(lambda: running.done() or ingest.stored == count, message="all are stored")
     stop.set()
     await running
     await store.close()

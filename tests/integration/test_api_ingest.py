@@ -16,6 +16,7 @@ from schemas.codec import own_schema
 from schemas.event import Event, event_decoder
 from tests.helpers import eventually_async
 from tests.integration.workers import Site
+from tests.transactions import readable
 
 DECODER = event_decoder(own_schema("event.v3"))
 
@@ -34,7 +35,7 @@ async def ingest(site: Site, name: str, **limits: Any) -> AsyncIterator[Ingest]:
         event_schema=site.schemas.event,
         seen_schema=site.schemas.seen,
         clock=SystemClock(),
-        limits=IngestLimits(**limits),
+        limits=IngestLimits(**{"wait_s": 60.0} | limits),
     )
     try:
         await made.start()
@@ -57,6 +58,7 @@ async def test_what_one_process_published_another_one_knows(kafka: Cluster, pref
         await eventually_async(lambda: two.knows(event_key("acme", "e2")), message="two has followed")
         answer = await two.publish(entries(two, ["e1", "e2", "e3"]))
         assert answer.duplicates == {0, 1}
+    readable(kafka.bootstrap, site.topics.seen)
     async with ingest(site, "one") as again:
         assert (await again.publish(entries(again, ["e1", "e2", "e3"]))).duplicates == {0, 1, 2}
     assert ids_of(site) == {"e1": 1, "e2": 1, "e3": 1}
