@@ -1,7 +1,8 @@
 """Which dead letters a retry is about, found by reading them: what was retried or discarded already is left out.
 
 Up to a thousand are named one by one in the order, so exactly those are sent. Of more, the order has the filter, and
-then all that fit it must be open. This file orders nothing (`connectors/replay_desk.py` does).
+then none that fits may be discarded: what was retried is left out by whoever runs it (`streams/replay.py`). This file
+orders nothing (`connectors/replay_desk.py` does).
 """
 
 from __future__ import annotations
@@ -84,10 +85,10 @@ async def choose(
     return choice
 
 
-def to_send(selection: Selection, choice: Choice, *, again: bool) -> tuple[Selection, bool]:
-    """What to order, and whether although an equal replay exists. ChoiceError when nothing is open."""
+def to_send(selection: Selection, choice: Choice, *, again: bool) -> Selection:
+    """What to order. ChoiceError when nothing is open."""
     if again or not choice.complete:
-        return selection, again
+        return selection
     if not choice.open:
         said = f"; {choice.closed} were retried or discarded already" if choice.closed else ""
         said += f"; {choice.replayed} were sent by a replay before, and are retried with replayed" * (
@@ -95,10 +96,10 @@ def to_send(selection: Selection, choice: Choice, *, again: bool) -> tuple[Selec
         )
         raise ChoiceError(f"no open dead letter fits{said}")
     if len(choice.open) <= PLACES_MAX:
-        return msgspec.structs.replace(selection, places=tuple(choice.open)), False
-    if choice.closed:
+        return msgspec.structs.replace(selection, places=tuple(choice.open))
+    if discarded := choice.tally.states["discarded"]:
         raise ChoiceError(
-            f"{choice.closed:,} of those that fit were retried or discarded already, and more than {PLACES_MAX:,} are "
-            "open: choose fewer, for example by time, or say again to send all of them"
+            f"{discarded:,} of those that fit were discarded already, and more than {PLACES_MAX:,} are open: choose "
+            "fewer, for example by time, or say again to send all of them"
         )
-    return selection, True  # whatever an equal one has sent is not among them
+    return selection

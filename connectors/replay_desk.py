@@ -14,7 +14,17 @@ import msgspec
 from connectors.pen import Pen
 from schemas.audit import Asked, audit_out, audit_record
 from schemas.frame import Out
-from schemas.replay import ENDED, RATE_DEFAULT, Progress, Replay, Selection, Wanted, checked_replay, encode_replay
+from schemas.replay import (
+    ENDED,
+    RATE_DEFAULT,
+    Place,
+    Progress,
+    Replay,
+    Selection,
+    Wanted,
+    checked_replay,
+    encode_replay,
+)
 from schemas.subscription import Subscription
 
 KIND = "replay"
@@ -181,12 +191,33 @@ def new_order(
     )
 
 
-def start_of(asked: Asked, replay_id: str, subscription: Subscription, since_ms: int | None) -> Replay:
-    """The order of a new subscription that gets what came before it; None: all that is there."""
+class Since(NamedTuple):
+    """From where on a new subscription gets events: a time, offsets of partitions, or (neither) all that is there."""
+
+    ms: int | None = None
+    starts: tuple[Place, ...] = ()
+
+
+def start_of(asked: Asked, replay_id: str, subscription: Subscription, since: Since) -> Replay:
+    """The order of a new subscription that gets what came before it. InvalidReplayError."""
     selection = Selection(
-        source="events", tenant=subscription.tenant, subscriptions=(subscription.id,), since_ms=since_ms
+        source="events", tenant=subscription.tenant, subscriptions=(subscription.id,), since_ms=since.ms
     )
-    return new_order(asked, replay_id, selection, why=f"the start of the subscription {subscription.id}")
+    order = new_order(asked, replay_id, selection, why=f"the start of the subscription {subscription.id}")
+    return checked_replay(msgspec.structs.replace(order, starts=since.starts))
+
+
+def wrong_start(topic: str, starts: Iterable[Place], extents: Iterable[tuple[int, int, int]]) -> str | None:
+    """Why nobody can start there, where `extents` are (partition, first offset, end) of all that the topic has; None
+    where one can. An offset that is there no more is one in the past."""
+    ends = {partition: end for partition, _, end in extents}
+    for partition, offset in sorted((place.partition, place.offset) for place in starts):
+        end = ends.get(partition)
+        if end is None:
+            return f"{topic} has no partition {partition}, but 0 to {max(ends, default=0)}"
+        if offset > end:
+            return f"partition {partition} of {topic} ends at {end}, before {offset}; leave it out to start there now"
+    return None
 
 
 def order_records(topics: ReplayTopics, asked: Asked, before: Replay | None, after: Replay) -> list[Out]:

@@ -16,6 +16,8 @@ from schemas.codec import get_long, get_string
 from schemas.delivery import Delivery, Facts, Try, facts_of, read_delivery
 
 DeadState = Literal["open", "retried", "discarded"]
+#: Skipped is what a replay was to send, and did not: that changes no state.
+ActState = Literal["retried", "discarded", "skipped"]
 
 
 class DeadLetter(msgspec.Struct, frozen=True, gc=False):
@@ -47,18 +49,24 @@ class Filed(msgspec.Struct, frozen=True, gc=False):
 
 
 class Act(msgspec.Struct, frozen=True, gc=False):
-    """What somebody did about a dead letter: `id` is that of the replay that retried it, or of the mark."""
+    """What somebody did about a dead letter: `id` is that of the replay that retried or skipped it, or of the mark."""
 
-    state: DeadState
+    state: ActState
     id: str
     at_ms: int
     by: str
     why: str
 
 
+def closing(acts: Sequence[Act]) -> Act | None:
+    """What closed a dead letter about which this was done, the latest first: that counts. None while it is open."""
+    return next((act for act in acts if act.state != "skipped"), None)
+
+
 def state_of(acts: Sequence[Act]) -> DeadState:
-    """The state of a dead letter about which this was done, the latest first: that counts."""
-    return acts[0].state if acts else "open"
+    """The state of a dead letter about which this was done, the latest first."""
+    act = closing(acts)
+    return "open" if act is None or act.state == "skipped" else act.state
 
 
 def decode_dead_letter(value: bytes | None) -> DeadLetter:

@@ -26,6 +26,8 @@ EVENT_IDS_MAX = 1_000
 PLACES_MAX = 1_000
 WORDS_MAX = 50  # reasons, or error classes
 WHY_CHARACTERS_MAX = 1_000
+#: `Unsent` that a replay remembers, about one for each subscription that is gone.
+UNSENT_MAX = 1_000
 
 Source = Literal["events", "deliveries", "dead"]
 Wanted = Literal["planned", "running", "paused", "cancelled"]
@@ -88,7 +90,11 @@ class Selection(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 
 class Replay(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """The order; field for field `schemas/avro/replay.v1.avsc`. `rate_max` is deliveries a second, 0 for no cap."""
+    """The order; field for field `schemas/avro/replay.v1.avsc`. `rate_max` is deliveries a second, 0 for no cap.
+
+    `starts`, where there are any, stand in place of `since_ms`: of these partitions of `events` what stands at the
+    offset or later is read, of the others what came since the order was made.
+    """
 
     id: str
     created_ms: int
@@ -98,6 +104,7 @@ class Replay(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     rate_max: float = RATE_DEFAULT
     wanted: Wanted = "planned"
     again: bool = False
+    starts: tuple[Place, ...] = ()
 
 
 class Span(msgspec.Struct, frozen=True, gc=False):
@@ -108,6 +115,16 @@ class Span(msgspec.Struct, frozen=True, gc=False):
     start: int
     end: int
     position: int
+
+
+class Unsent(msgspec.Struct, frozen=True, gc=False):
+    """Dead letters of this subscription, from the offset `start` of the partition and before `end`, that a replay
+    selects and has not sent: there was no such subscription, or it took them no more."""
+
+    subscription_id: str
+    partition: int
+    start: int
+    end: int
 
 
 class Progress(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -129,6 +146,7 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     started_ms: int = 0
     updated_ms: int = 0
     finished_ms: int = 0
+    unsent: tuple[Unsent, ...] = ()
 
 
 def checked_selection(selection: Selection) -> Selection:
@@ -181,6 +199,15 @@ def checked_replay(replay: Replay) -> Replay:
     if not (math.isfinite(replay.rate_max) and 0 <= replay.rate_max <= RATE_MAX):
         raise InvalidReplayError(f"rate_max: not between 0 and {RATE_MAX:,.0f} deliveries a second")
     checked_selection(replay.selection)
+    if replay.starts:
+        if replay.selection.source != "events" or replay.selection.since_ms is not None:
+            raise InvalidReplayError("starts: only of the source events, and in place of since_ms")
+        if len(replay.starts) > PLACES_MAX:
+            raise InvalidReplayError(f"starts: more than {PLACES_MAX}")
+        if any(place.partition < 0 or place.offset < 0 for place in replay.starts):
+            raise InvalidReplayError("starts: negative")
+        if len({place.partition for place in replay.starts}) < len(replay.starts):
+            raise InvalidReplayError("starts: a partition is named twice")
     return replay
 
 

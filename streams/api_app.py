@@ -35,6 +35,7 @@ from connectors.api.quarantine import Quarantine
 from connectors.api.receiving import Door, ReceivingConfig
 from connectors.api.routes import Services
 from connectors.api.sources import Sources
+from connectors.api.subscription_start import EventExtents
 from connectors.api.subscriptions import Listing
 from connectors.api.table import ROUTES
 from connectors.api.trail import History
@@ -46,6 +47,7 @@ from connectors.dead_marks import DeadDesk, DeadMarksTable
 from connectors.endpoints import EndpointTable
 from connectors.event_feed import EventFeed
 from connectors.event_types import EventTypeTable
+from connectors.extents import TopicExtents
 from connectors.history.topic import KafkaHistory
 from connectors.ingest import Ingest, IngestLimits, kafka_ingest
 from connectors.key_desk import KeyDesk
@@ -184,6 +186,7 @@ async def api_app(
         checks = EventChecks(event_types, registry, strict=settings.unknown_event_types == "refuse")
 
         guard = await make_guard(settings, listening)
+        extents = TopicExtents(config)
         listeners = Listeners(EventFeed(config, topics.events, registry), clock.monotonic)
 
         def troubles() -> list[str]:
@@ -203,6 +206,7 @@ async def api_app(
             Door(sources.get, ingest, refusals, receiving_config(settings, clock, sealer)),
             Sources(desk, refusals, clock.now_ms, lambda: f"src_{secrets.token_hex(8)}"),
             KeyDesk(keys, pen, key_topics(topics, own), secrets.token_bytes, key_check.compute),
+            EventExtents(topics.events, lambda topic: extents(topic, None, None)),
             replays_desk := replay_desk(topics, own, pen, replays, progresses),
             dead := Dead(dead_letters, DeadJudge(topics.dead, replays_desk.every, marks.marks), clock.monotonic),
             Quarantine(QuarantineService(settings, registry, own, aside, clock.monotonic)),

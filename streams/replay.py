@@ -12,7 +12,7 @@ import asyncio
 import contextlib
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import msgspec
 
@@ -20,12 +20,13 @@ from schemas import codec
 from schemas.endpoint import Operation
 from schemas.errors import RecordTooLargeError
 from schemas.frame import Out, Record
-from schemas.replay import ENDED, Progress, Replay, Span, State, encode_progress
+from schemas.replay import ENDED, UNSENT_MAX, Progress, Replay, Span, State, Unsent, encode_progress
+from streams.core.dead import already_sent
 from streams.core.limits import TokenBucket
-from streams.core.replay import DISORDER_MS, next_state
+from streams.core.replay import DISORDER_MS, Candidate, next_state
 from streams.counters import Counters
 from streams.ports import Clock, Extents, ProgressTable, Publisher, ReplayTable, SpanReader
-from streams.replay_sources import Again, Maker
+from streams.replay_sources import Maker
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +35,7 @@ CHUNK = 32
 IDLE_S = 5.0
 #: How long the end of a log that seems to be nearer than it was is given to come back.
 AGAIN_S = 0.5
+GONE = "subscriptions that are gone; choose fewer, by subscription or time"
 
 
 class ReplayLimits(msgspec.Struct, frozen=True, kw_only=True):
@@ -56,15 +58,20 @@ class ReplayLimits(msgspec.Struct, frozen=True, kw_only=True):
 class _Job:
     """An order that is counted or runs: what it has in hand."""
 
-    __slots__ = ("again", "bucket", "held", "noted_s", "order", "reader")
+    __slots__ = ("again", "bucket", "held", "noted_s", "order", "reader", "sent")
 
-    def __init__(self, order: Replay, again: Again, reader: SpanReader, now_s: float) -> None:
+    def __init__(self, order: Replay, maker: Maker, reader: SpanReader, now_s: float) -> None:
         self.order = order
-        self.again = again
+        #: Whether another replay has sent a dead letter; looked at anew in each turn.
+        self.sent: Callable[[Candidate], bool] = lambda _: False
+        self.again = maker.again(order, self._is_sent)
         self.reader = reader
         self.held: deque[Record] = deque()  # read, and not looked at yet, of the span that is being read
         self.noted_s = now_s
         self.bucket = TokenBucket(order.rate_max, 1) if order.rate_max else None
+
+    def _is_sent(self, it: Candidate) -> bool:
+        return self.sent(it)
 
 
 class _Step(msgspec.Struct):
@@ -76,6 +83,7 @@ class _Step(msgspec.Struct):
     deliveries: int = 0
     size: int = 0
     skipped: int = 0
+    unsent: dict[tuple[str, int, int], Unsent] = {}
 
 
 class Replaying:
@@ -108,7 +116,7 @@ class Replaying:
         self._open: dict[str, Replay] = {}
         #: How far each open one has come: never behind what is written.
         self.progress: dict[str, Progress] = {}
-        self._ended: set[str] = set()
+        self._ended: dict[str, Progress] = {}
         self._jobs: dict[str, _Job] = {}
         self._active_s: dict[str, float] = {}  # when a subscription that is waited for was first seen active
         self._changed = asyncio.Event()
@@ -260,7 +268,8 @@ class Replaying:
             await self._drop(job)
         if state in ENDED:
             # Until the table says so too, or a change of the order would have it begin again.
-            self._ended = {each for each in self._ended if not self._is_written_as_ended(each)} | {order.id}
+            self._ended = {name: it for name, it in self._ended.items() if not self._is_written_as_ended(name)}
+            self._ended[order.id] = progress
             self._forget(order.id)
 
     async def _spans(self, order: Replay) -> tuple[Span, ...]:
@@ -269,6 +278,10 @@ class Replaying:
         topic = self._maker.topic(selection)
         until_ms = None if selection.until_ms is None else selection.until_ms + DISORDER_MS
         found = await self._extents(topic, selection.since_ms, until_ms)
+        if order.starts:
+            asked = {place.partition: place.offset for place in order.starts}
+            now = {partition: start for partition, start, _ in await self._extents(topic, order.created_ms, None)}
+            found = [(name, max(start, min(asked.get(name, now[name]), end)), end) for name, start, end in found]
         spans = [Span(topic, partition, start, end, start) for partition, start, end in found]
         if selection.places:  # no further than where they stand
             spans = [
@@ -280,7 +293,7 @@ class Replaying:
         job = self._jobs.get(order.id)
         if job is None:
             reader = self._reader(self._maker.topic(order.selection))
-            job = self._jobs[order.id] = _Job(order, self._maker.again(order), reader, self._clock.monotonic())
+            job = self._jobs[order.id] = _Job(order, self._maker, reader, self._clock.monotonic())
             if progress.state == "running":
                 await self._look_for_gaps(order, progress)
         elif job.order is not order:  # changed: its rate may be another
@@ -324,7 +337,13 @@ class Replaying:
                 return False
             most = min(most, max(1, int(bucket.rate_per_s / 2)))  # then it waits for half a second
         step = await self._read_on(job, progress, most)
-        progress = msgspec.structs.replace(_advanced(progress, step), sent=progress.sent + step.deliveries)
+        unsent = _all_unsent(progress, step)
+        if len(unsent) > UNSENT_MAX:
+            await self._enter(job.order, progress, "failed", f"its dead letters are of more than {UNSENT_MAX:,} {GONE}")
+            return True
+        progress = _advanced(progress, step)
+        detail = progress.detail or _missing(unsent)
+        progress = msgspec.structs.replace(progress, sent=progress.sent + step.deliveries, unsent=unsent, detail=detail)
         if not step.outs:
             await self._note(job, progress)
             return step.read > 0 or _is_read(progress)
@@ -340,6 +359,8 @@ class Replaying:
         """Read and make until there are so many, or a bound is met, or nothing is left."""
         limits, step = self._limits, _Step(list(progress.spans))
         at = 0
+        if job.order.selection.source == "dead" and not job.order.again:
+            job.sent = already_sent(self._maker.topics.dead, self._others(job.order))
         while step.deliveries < most and step.size < limits.bytes_max and step.read < limits.read_max:
             while at < len(step.spans) and step.spans[at].position >= step.spans[at].end:
                 at += 1
@@ -361,9 +382,17 @@ class Replaying:
             step.deliveries += made.deliveries
             step.size += made.size
             step.skipped += made.skipped
+            if (unsent := made.unsent) is not None:
+                step.unsent[unsent.subscription_id, unsent.partition, unsent.start] = unsent
             if step.read % CHUNK == 0:
                 await asyncio.sleep(0)
         return step
+
+    def _others(self, order: Replay) -> Iterator[tuple[Replay, Progress | None]]:
+        """All other replays, and how far they have come. This process alone runs them, so nothing is missed."""
+        for other in self._orders:
+            if other.id != order.id:
+                yield other, self.progress.get(other.id) or self._ended.get(other.id) or self._written.get(other.id)
 
     async def _fetch(self, job: _Job, span: Span) -> Span:
         """More records of the span into the job's hands; the span is at its end when there are none."""
@@ -415,6 +444,21 @@ def _advanced(progress: Progress, step: _Step) -> Progress:
     return msgspec.structs.replace(
         progress, spans=tuple(step.spans), read=progress.read + step.read, skipped=progress.skipped + step.skipped
     )
+
+
+def _all_unsent(progress: Progress, step: _Step) -> tuple[Unsent, ...]:
+    """With those of this step, which may go on with one of before."""
+    if not step.unsent:
+        return progress.unsent
+    before = {(each.subscription_id, each.partition, each.start): each for each in progress.unsent}
+    return tuple((before | step.unsent).values())
+
+
+def _missing(unsent: tuple[Unsent, ...]) -> str:
+    """Whose dead letters were not sent, in a sentence; empty for nobody's."""
+    names = sorted({each.subscription_id for each in unsent})
+    more = f" and {len(names) - 1:,} more" if len(names) > 1 else ""
+    return f"nothing was sent to {names[0]}{more}, gone or changed since: their dead letters stay open" if names else ""
 
 
 def _is_read(progress: Progress) -> bool:

@@ -6,6 +6,7 @@ file reads no topic, writes nothing, and counts nothing beyond one record.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 import msgspec
@@ -15,7 +16,7 @@ from schemas.dead_letter import DeadLetter, decode_dead_letter
 from schemas.delivery import REPLAY_HEADER, Delivery, decode_delivery, encode_delivery, facts_of, replay_of
 from schemas.errors import UndecodableError
 from schemas.frame import Headers, Out, Record
-from schemas.replay import Place, Replay, Selection
+from schemas.replay import Place, Replay, Selection, Unsent
 from schemas.topics import Topics
 from streams.core.fanout import Plan
 from streams.core.formats import rfc3339
@@ -30,12 +31,14 @@ UNMADE = frozenset({"transform_failed", "unresolvable"})
 
 class Made(NamedTuple):
     """What a record became. `deliveries` of the records are deliveries, of `size` bytes; others tell why there is none.
-    `skipped` of what is selected are not made again."""
+    `skipped` of what is selected are not made again; `unsent` is of a dead letter that nobody is there to get, together
+    with those before it of which the same was said."""
 
     records: list[Out] = []  # noqa: RUF012 - never written to
     deliveries: int = 0
     size: int = 0
     skipped: int = 0
+    unsent: Unsent | None = None
 
 
 NOTHING = Made()
@@ -65,15 +68,15 @@ class Maker:
         topics = self.topics
         return {"events": topics.events, "deliveries": topics.deliveries, "dead": topics.dead}[selection.source]
 
-    def again(self, order: Replay) -> Again:
-        """For one order."""
+    def again(self, order: Replay, sent: Callable[[Candidate], bool] = lambda _: False) -> Again:
+        """For one order. `sent` says whether another replay has sent a dead letter, which then is left out."""
         match order.selection.source:
             case "events":
                 return _Events(self, order)
             case "deliveries":
                 return _Deliveries(self, order)
             case "dead":
-                return _DeadLetters(self, order)
+                return _DeadLetters(self, order, sent)
 
     def recipients(self, order: Replay, chosen: frozenset[str]) -> Recipients:
         """Of the subscriptions of now the chosen ones, or all."""
@@ -156,6 +159,11 @@ class _Deliveries:
 class _DeadLetters(_Deliveries):
     """Deliveries that were given up."""
 
+    def __init__(self, maker: Maker, order: Replay, sent: Callable[[Candidate], bool]) -> None:
+        super().__init__(maker, order)
+        self._sent = sent
+        self._unsent: dict[tuple[str, int], int] = {}  # of a subscription and partition: since which offset on
+
     async def __call__(self, record: Record, partition: int) -> Made:
         try:
             letter = decode_dead_letter(record.value())
@@ -164,9 +172,15 @@ class _DeadLetters(_Deliveries):
         it = dead_candidate(letter, record, partition)
         if not self._selected(it):
             return NOTHING
-        if letter.reason in UNMADE and not skips(self._order.selection, it):
-            return await self._planned(letter)
-        return self._made(letter.delivery, it, -1)
+        if skips(self._order.selection, it) or self._sent(it):
+            return SKIPPED
+        made = await self._planned(letter) if letter.reason in UNMADE else self._made(letter.delivery, it, -1)
+        run = (letter.delivery.subscription_id, partition)
+        if made.records:
+            self._unsent.pop(run, None)
+            return made
+        start = self._unsent.setdefault(run, record.offset())
+        return Made(skipped=1, unsent=Unsent(*run, start, record.offset() + 1))
 
     async def _planned(self, letter: DeadLetter) -> Made:
         """Of one that could not be made then: what is made of its event now."""

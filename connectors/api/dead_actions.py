@@ -17,11 +17,12 @@ from connectors.api.problems import ProblemError, invalid
 from connectors.api.replay_documents import ReplayView, replay_view
 from connectors.api.replays import done
 from connectors.api.routes import Answer, Call, Header, Reply, Route
+from connectors.api.subscriptions import Listing
 from connectors.dead_choice import ChoiceError, choose, to_send
 from connectors.dead_documents import MarkView, dead_id, mark_view
 from connectors.dead_marks import DeadDesk, TooManyMarksError
 from connectors.replay_desk import ReplayDesk, new_order
-from schemas.dead_letter import Filed
+from schemas.dead_letter import Filed, closing
 from schemas.dead_mark import InvalidMarkError
 from schemas.replay import RATE_DEFAULT, RATE_MAX, WHY_CHARACTERS_MAX, InvalidReplayError, Place, Selection
 from schemas.subscription import TENANT_PATTERN
@@ -67,14 +68,16 @@ async def retry(call: Call) -> Reply:
     if letters:
         acts = dead.judge.acts()
         for filed in letters:
-            made = acts(filed)
-            if made and not body.again:
-                act = made[0]
+            act = closing(acts(filed))
+            if act is not None and not body.again:
                 raise ProblemError(409, f"{dead_id(filed)} was {act.state} already, by {act.id}; say again to retry it")
+            name, found = filed.letter.delivery.subscription_id, call.get(Listing).subscriptions
+            if (there := found.get(name)) is None or there.tenant != filed.letter.facts.tenant:
+                raise ProblemError(409, f"{dead_id(filed)} cannot be sent: its subscription {name} is gone")
         # They are named, so they are meant, also where a replay had sent them.
-        selection, again = _selection(body, tenant, letters, replayed=True), body.again
+        selection = _selection(body, tenant, letters, replayed=True)
     else:
-        selection, again = await _open(call, _selection(body, tenant, [], replayed=body.replayed), body.again)
+        selection = await _open(call, _selection(body, tenant, [], replayed=body.replayed), body.again)
     order = new_order(
         asked,
         desk.new_id(),
@@ -82,13 +85,13 @@ async def retry(call: Call) -> Reply:
         why=body.why,
         rate_max=body.rate_max,
         wanted="planned" if body.plan else "running",
-        again=again,
+        again=body.again,
     )
     await done(desk.create(asked, order))
     return Reply(replay_view(order, None, asked.at_ms), 201, {"Location": f"/v1/replays/{order.id}"})
 
 
-async def _open(call: Call, selection: Selection, again: bool) -> tuple[Selection, bool]:
+async def _open(call: Call, selection: Selection, again: bool) -> Selection:
     """Of those that fit, what is open. ProblemError."""
     dead = call.get(Dead)
     deadline = dead.monotonic() + COUNT_SECONDS
@@ -145,7 +148,7 @@ ROUTES = [
         handler=retry,
         summary="Send dead letters again, with a replay",
         description="What was retried or discarded already is left out, and refused (409) where it is named, unless "
-        "`again` says that it is meant. Where there are too many to look at each, only an equal replay is refused.",
+        "`again` says that it is meant. Each is sent by one replay only, also where two are ordered at once.",
         tag=TAG,
         scope="replays:write",
         body=Retry,

@@ -20,6 +20,7 @@ from schemas.replay import (
     SUBSCRIPTIONS_MAX,
     WHY_CHARACTERS_MAX,
     WORDS_MAX,
+    Place,
     Progress,
     Replay,
     Selection,
@@ -104,6 +105,7 @@ class ReplayView(msgspec.Struct, kw_only=True):
     by: str
     why: str
     selection: Selection
+    starts: tuple[Place, ...]
     rate_max: float
     again: bool
     wanted: Wanted
@@ -141,6 +143,7 @@ def replay_view(order: Replay, progress: Progress | None, now_ms: int) -> Replay
         by=order.by,
         why=order.why,
         selection=order.selection,
+        starts=order.starts,
         rate_max=order.rate_max,
         again=order.again,
         wanted=order.wanted,

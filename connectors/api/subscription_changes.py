@@ -150,7 +150,7 @@ async def create_subscription(call: Call) -> Reply:
     """With an id and, where none is given, a secret made here."""
     if call.body.id is not msgspec.UNSET:
         raise invalid("id: it is made here; PUT /v1/subscriptions/<id> to choose one yourself", "/id")
-    return await _put(call, call.get(Editing).new_id(), new=True, start=start_asked(call))
+    return await _put(call, call.get(Editing).new_id(), new=True, start=await start_asked(call))
 
 
 async def put_subscription(call: Call) -> Reply:

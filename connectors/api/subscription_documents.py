@@ -14,6 +14,7 @@ from msgspec import UNSET, Meta, UnsetType
 from schemas.credentials import AUTH_SECRETS, parse_auth, parse_tls
 from schemas.endpoint import EndpointState, url_hash
 from schemas.redaction import redacted
+from schemas.replay import PLACES_MAX
 from schemas.subscription import Subscription, json_form, subscription_from_json, subscription_to_json
 
 #: Never shown but by reveal, and the one time when they are made.
@@ -89,9 +90,20 @@ CreatedView = _view(
     ("secret", Annotated[str | UnsetType, Meta(description="The one that was made, shown once")], UNSET),
     ("replay", Annotated[str | UnsetType, Meta(description="The id of the replay of what came before it")], UNSET),
 )
+
+
+class StartOffsets(msgspec.Struct, forbid_unknown_fields=True):
+    """From these offsets of the topic `events` on, by partition; of other partitions from now on."""
+
+    offsets: Annotated[
+        dict[Annotated[str, Meta(pattern=r"^(0|[1-9][0-9]{0,8})$")], Annotated[int, Meta(ge=0)]],
+        Meta(min_length=1, max_length=PLACES_MAX),
+    ]
+
+
 _START = Annotated[
-    Annotated[str, Meta(max_length=64)] | UnsetType,
-    Meta(description="earliest, or an RFC 3339 time: it gets the events that came since then, too"),
+    Annotated[str, Meta(max_length=64)] | StartOffsets | UnsetType,
+    Meta(description="earliest, an RFC 3339 time, or offsets: it gets the events that came since then, too"),
 ]
 SubscriptionWrite = _write("SubscriptionWrite", partial=False)
 SubscriptionCreate = _write("SubscriptionCreate", ("start_at", _START, UNSET), partial=False)

@@ -158,11 +158,11 @@ def retry(
     asked = Retry(selection, rate, why, again, follow)
     counted = run(lambda _: _counted(settings, selection, None))
     try:
-        order, force = to_send(selection, counted, again=again)
+        order = to_send(selection, counted, again=again)
     except ChoiceError as error:
         if not dry_run:
             raise CommandError(str(error)) from None
-        order, force = selection, again
+        order = selection
     closed = counted.closed
     if ids and closed and not again:
         raise CommandError(f"{closed} of these were retried or discarded already; add --again to send them once more")
@@ -172,7 +172,7 @@ def retry(
         note(f"{number:,} would be sent, in {number / rate:,.0f} s at {rate:g} a second" if rate else f"{number:,}")
         return
     _ask(f"Send {number:,} dead letters again", number, ids=bool(ids), yes=yes)
-    view = run(lambda _: retrying(settings, msgspec.structs.replace(asked, selection=order, again=force)))
+    view = run(lambda _: retrying(settings, msgspec.structs.replace(asked, selection=order)))
     if as_json:
         emit(msgspec.to_builtins(view))
     else:

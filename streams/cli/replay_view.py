@@ -5,12 +5,13 @@ What is shown as JSON is the view of the HTTP API (`connectors/api/replay_docume
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 
 from connectors.api.replay_documents import ReplayView
-from schemas.replay import Selection
+from schemas.replay import Place, Selection
 from streams.cli.values import iso
 
 _SOURCES = {"events": "events, matched again", "deliveries": "deliveries as they were", "dead": "dead letters"}
@@ -21,7 +22,10 @@ def line(view: ReplayView) -> tuple[str, str]:
     """One line of a list, and its style."""
     whose = view.tenant or "all tenants"
     why = f"  {view.why}" if view.why else ""
-    return f"{view.id}  {iso(view.created_ms)}  {whose}  {what(view.selection)}  {state(view)}{why}", style(view)
+    return (
+        f"{view.id}  {iso(view.created_ms)}  {whose}  {what(view.selection, view.starts)}  {state(view)}{why}",
+        style(view),
+    )
 
 
 def style(view: ReplayView) -> str:
@@ -54,7 +58,7 @@ def _going(view: ReplayView) -> str:
     return f"{view.state} ({wanted})" if wanted else view.state
 
 
-def what(selection: Selection) -> str:
+def what(selection: Selection, starts: Sequence[Place] = ()) -> str:
     """What is sent again."""
     said = [_SOURCES[selection.source]]
     for name, words in (
@@ -69,6 +73,9 @@ def what(selection: Selection) -> str:
             said.append(f"{words} {', '.join(found[:3])}{more}")
     if selection.places:
         said.append(f"{len(selection.places)} of them by their ids")
+    if starts:
+        more = f" and {len(starts) - 3} more" if len(starts) > 3 else ""
+        said.append(f"from {', '.join(f'{each.partition}={each.offset}' for each in starts[:3])}{more} on")
     if selection.since_ms is not None:
         said.append(f"since {iso(selection.since_ms)}")
     if selection.until_ms is not None:
@@ -90,7 +97,7 @@ def in_full(view: ReplayView) -> list[str]:
     """Lines that say all that people ask."""
     said = [
         f"{view.id}  {state(view)}",
-        f"  sends     {what(view.selection)}",
+        f"  sends     {what(view.selection, view.starts)}",
         f"  tenant    {view.tenant or 'all'}",
         f"  ordered   {iso(view.created_ms)} by {view.by}" + (f": {view.why}" if view.why else ""),
         f"  pace      {f'at most {view.rate_max:g} a second' if view.rate_max else 'as fast as it goes'}",

@@ -122,14 +122,17 @@ def doubled(order: Replay, others: Iterable[tuple[Replay, Progress | None]]) -> 
     """Another one that delivers, or has delivered, some of what this one would, by an equal selection whose times
     overlap; None when there is none, or `again` is said.
 
-    What is only planned delivers nothing, and neither does what has failed or was cancelled: those are not counted.
+    What is only planned delivers nothing, and neither does what has failed or was cancelled: those are not counted. Nor
+    is what is done, of dead letters: whatever is ordered, each of them is sent by one replay only.
     """
     if order.again:
         return None
     mine = _chosen(order.selection)
     for other, progress in others:
         idle = other.wanted == "planned" or other.wanted == "cancelled"
-        over = progress is not None and progress.state in ("failed", "cancelled")
+        over = progress is not None and progress.state in ENDED
+        if order.selection.source != "dead":
+            over = over and progress is not None and progress.state != "done"
         if other.id == order.id or idle or over or _chosen(other.selection) != mine:
             continue
         (since, until), (other_since, other_until) = _times(order), _times(other)

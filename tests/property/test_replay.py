@@ -186,3 +186,12 @@ def test_the_guard_sees_equal_selections_that_deliver(other: Replay, state: Stat
     others = [(mine, None), (other, None if state is None else Progress(id="rpl_2", state=state))]
     assert doubled(mine, others) == (other if is_doubled else None)
     assert doubled(msgspec.structs.replace(mine, again=True), others) is None
+
+
+@pytest.mark.parametrize("state", [None, "waiting", "running", "paused", "done", "failed"])
+def test_of_dead_letters_an_equal_order_is_a_double_while_it_goes_on(state: State | None) -> None:
+    mine, other = (
+        Replay(id=name, created_ms=5, by="", selection=Selection(source="dead"), wanted="running") for name in "ab"
+    )
+    others = [(other, None if state is None else Progress(id="b", state=state))]
+    assert (doubled(mine, others) is None) == (state in ENDED)

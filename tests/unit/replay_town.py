@@ -236,6 +236,8 @@ class ReplayTown:
 
 
 def order(order_id: str = "rpl_1", **fields: Any) -> Replay:
-    of_order = {name: fields.pop(name) for name in ("rate_max", "wanted", "created_ms", "again") if name in fields}
+    of_order = {
+        name: fields.pop(name) for name in ("rate_max", "wanted", "created_ms", "again", "starts") if name in fields
+    }
     values: dict[str, Any] = {"created_ms": START_MS, "by": "test", "wanted": "running", "rate_max": 0.0} | of_order
     return Replay(id=order_id, selection=Selection(**({"source": "events"} | fields)), **values)

@@ -13,9 +13,9 @@ from schemas.dead_letter import DeadLetter, Filed, state_of
 from schemas.dead_mark import DeadMark, End, InvalidMarkError, checked_mark, decode_mark, encode_mark
 from schemas.delivery import REPLAY_HEADER
 from schemas.errors import UndecodableError
-from schemas.replay import Place, Progress, Replay, Selection, Span, State
+from schemas.replay import Place, Progress, Replay, Selection, Span, State, Unsent, Wanted
 from streams.core import dead
-from streams.core.dead import acts, candidate
+from streams.core.dead import acts, already_sent, candidate
 from streams.core.replay import Candidate
 from tests.unit.test_dead_letter import NOW, a_delivery
 
@@ -35,12 +35,20 @@ def a_replay(
     position: int = 10,
     sent: int = 1,
     topic: str = TOPIC,
+    wanted: Wanted = "planned",
+    unsent: tuple[Unsent, ...] = (),
     **selection: Any,
 ) -> tuple[Replay, Progress]:
     order = Replay(
-        id=id_, created_ms=at_ms, by="key:1", why="it is back", selection=Selection(source="dead", **selection)
+        id=id_,
+        created_ms=at_ms,
+        by="key:1",
+        why="it is back",
+        selection=Selection(source="dead", **selection),
+        wanted=wanted,
     )
-    return order, Progress(id=id_, state=state, spans=(Span(topic, 0, 2, 20, position),), sent=sent)
+    spans = (Span(topic, 0, 2, 20, position),)
+    return order, Progress(id=id_, state=state, spans=spans, sent=sent, unsent=unsent)
 
 
 def a_mark(id_: str = "mrk_1", *, at_ms: int = NOW, end: int = 10, **selection: Any) -> DeadMark:
@@ -77,6 +85,37 @@ def test_counting_retries_nothing(other: State) -> None:
     assert state(filed(), [a_replay(state="cancelled")]) == "retried"
     order, _ = a_replay()
     assert state(filed(), [(order, None)]) == "open"
+
+
+@pytest.mark.parametrize("wanted", ["running", "paused"])
+def test_what_a_replay_is_still_to_send_is_not_open(wanted: Wanted) -> None:
+    it = filed(15)  # beyond its position
+    for other in ("waiting", "counting", "running", "paused"):
+        assert state(it, [a_replay(state=other, sent=0, wanted=wanted)]) == "retried", other
+        assert state(filed(20), [a_replay(state=other, sent=0, wanted=wanted)]) == "open"  # came later
+    order, _ = a_replay(wanted=wanted)
+    for progress in (None, Progress(id="rpl_1", state="waiting")):
+        assert state(it, [(order, progress)]) == "retried"
+    for ended in ("done", "cancelled", "failed"):
+        assert state(it, [a_replay(state=ended, wanted=wanted)]) == "open", ended
+    assert state(it, [a_replay(wanted="cancelled")]) == "open"
+    for replay in (a_replay(wanted=wanted), (order, None)):
+        assert not already_sent(TOPIC, [replay])(candidate(it))
+    assert already_sent(TOPIC, [a_replay(wanted=wanted)])(candidate(filed(9)))
+
+
+def test_what_a_replay_passed_over_since_nobody_was_there_is_open_and_says_so() -> None:
+    gone = a_replay(state="done", sent=0, unsent=(Unsent("sub_1", 0, 4, 6),))
+    assert [state(filed(offset), [gone]) for offset in (4, 5)] == ["open", "open"]
+    (act,) = acts(TOPIC, [gone], [])(filed())
+    assert (act.state, act.id, act.why) == ("skipped", "rpl_1", "its subscription is gone, or takes it no more")
+    others = a_replay(
+        state="done", unsent=(Unsent("sub_2", 0, 4, 6), Unsent("sub_1", 1, 4, 6), Unsent("sub_1", 0, 6, 7))
+    )
+    assert state(filed(), [others]) == "retried"
+    assert state(filed(), [gone], [a_mark(at_ms=NOW - 1)]) == "discarded"
+    assert not already_sent(TOPIC, [gone])(candidate(filed()))
+    assert already_sent(TOPIC, [others])(candidate(filed()))
 
 
 def test_only_what_is_selected_counts() -> None:

@@ -16,14 +16,16 @@ from connectors.replay_desk import (
     ReplayDesk,
     ReplayTopics,
     Rules,
+    Since,
     UnknownReplayError,
     new_order,
     start_of,
+    wrong_start,
 )
 from schemas.access import SCOPES, Principal
 from schemas.audit import Asked, decode_audit
 from schemas.codec import wire_header
-from schemas.replay import InvalidReplayError, Progress, Replay, Selection, Span, State, decode_replay
+from schemas.replay import InvalidReplayError, Place, Progress, Replay, Selection, Span, State, decode_replay
 from schemas.subscription import Subscription
 from schemas.topics import Topics
 from streams.core.replay import doubled, may_want
@@ -177,7 +179,7 @@ async def test_a_tenant_has_so_many_under_way_and_no_more(desk: Desk, monkeypatc
     with pytest.raises(ReplayConflictError, match="2 replays are under way already"):
         await desk.make(event_ids=("3",))
     with pytest.raises(ReplayConflictError, match="under way"):
-        desk.desk.added(asked(), start_of(asked(), "rpl_s", SUBSCRIPTION, None))
+        desk.desk.added(asked(), start_of(asked(), "rpl_s", SUBSCRIPTION, Since()))
     await desk.make("rival", event_ids=("3",))
     await desk.make(None, event_ids=("3",))
     desk.is_now(first.id, "done")
@@ -197,9 +199,23 @@ SUBSCRIPTION = Subscription(id="a", tenant="acme", url="https://a.example/", eve
 
 
 def test_a_subscription_starts_in_the_past() -> None:
-    order = start_of(asked(), "rpl_s", SUBSCRIPTION, 3)
+    order = start_of(asked(), "rpl_s", SUBSCRIPTION, Since(3))
     assert order.selection == Selection(source="events", tenant="acme", subscriptions=("a",), since_ms=3)
     assert (order.wanted, order.why) == ("running", "the start of the subscription a")
+    order = start_of(asked(), "rpl_s", SUBSCRIPTION, Since(starts=(Place(1, 7),)))
+    assert (order.selection.since_ms, order.starts) == (None, (Place(1, 7),))
+
+
+@pytest.mark.parametrize(
+    ("starts", "said"),
+    [
+        ((Place(0, 0), Place(1, 20)), None),  # 0 is there no more; 20 is the next
+        ((Place(2, 0),), "events has no partition 2, but 0 to 1"),
+        ((Place(0, 5), Place(1, 21)), "partition 1 of events ends at 20, before 21; leave it out to start there now"),
+    ],
+)
+def test_an_offset_to_start_at_is_one_that_was_or_is_next(starts: tuple[Place, ...], said: str | None) -> None:
+    assert wrong_start("events", starts, [(0, 3, 10), (1, 0, 20)]) == said
 
 
 def test_what_is_asked_for_over_http_becomes_a_selection() -> None:

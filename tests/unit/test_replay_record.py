@@ -18,6 +18,7 @@ from schemas.replay import (
     Replay,
     Selection,
     Span,
+    Unsent,
     checked_replay,
     checked_selection,
     decode_progress,
@@ -45,7 +46,7 @@ FULL = Selection(
 def test_an_order_comes_back_and_has_the_fields_of_its_schema() -> None:
     full = Replay(id="rpl_1", created_ms=5, by="cli:me@here", why="again", selection=FULL, rate_max=0.5, again=True)
     small = Replay(id="rpl_2", created_ms=5, by="", selection=Selection(source="events"), wanted="running")
-    for order in (full, small):
+    for order in (full, small, msgspec.structs.replace(small, starts=(Place(0, 7), Place(3, 0)))):
         assert decode_replay(encode_replay(HEADER, order)) == order
     fields = codec.parse_schema(codec.own_schema("replay.v1"))["fields"]
     assert _fields(fields) == _defaults(Replay)
@@ -67,6 +68,7 @@ def test_progress_comes_back_and_has_the_fields_of_its_schema() -> None:
         started_ms=1,
         updated_ms=2,
         finished_ms=3,
+        unsent=(Unsent("sub_1", 0, 3, 5),),
     )
     for progress in (full, Progress(id="rpl_1", state="waiting")):
         assert decode_progress(encode_progress(HEADER, progress)) == progress
@@ -116,6 +118,11 @@ def test_a_selection_that_cannot_be_is_refused(fields: dict[str, Any], said: str
         ({"rate_max": -1.0}, "rate_max: not between 0 and 100,000"),
         ({"rate_max": float("nan")}, "rate_max"),
         ({"selection": Selection(source="events", tenant="")}, "tenant"),
+        ({"selection": Selection(source="dead"), "starts": (Place(0, 0),)}, "starts: only of the source events"),
+        ({"selection": Selection(source="events", since_ms=5), "starts": (Place(0, 0),)}, "in place of since_ms"),
+        ({"starts": (Place(-1, 0),)}, "starts: negative"),
+        ({"starts": (Place(0, 1), Place(0, 2))}, "named twice"),
+        ({"starts": tuple(Place(each, 0) for each in range(1_001))}, "starts: more than 1000"),
     ],
 )
 def test_an_order_that_cannot_be_is_refused_and_is_no_record(fields: dict[str, Any], said: str) -> None:

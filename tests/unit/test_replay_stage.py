@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections import Counter
 
 import msgspec
 import pytest
 
+from schemas.dead_letter import Filed, decode_dead_letter
 from schemas.delivery import REPLAY_HEADER, facts_of
 from schemas.errors import FencedError
 from schemas.ids import delivery_id
 from schemas.replay import Place
 from schemas.subscription import Subscription
+from streams import replay
+from streams.core.dead import acts
 from streams.replay import ReplayLimits
 from tests.unit.replay_town import ReplayTown
 from tests.unit.stages import TOPICS
-from tests.unit.virtual import START_MS, passing, virtual
+from tests.unit.virtual import START_MS, passing, until, virtual
 
 NAMES = tuple(f"evt_{number}" for number in range(60))
 
@@ -65,6 +69,22 @@ async def test_of_the_subscriptions_of_now_the_chosen_ones_get_it() -> None:
         progress = await town.comes_to("done")
     assert town.names() == expected("sub_b") | expected("sub_c", names=("evt_other",))
     assert progress.sent == progress.counted == 61
+
+
+@virtual
+async def test_events_from_offsets_on_and_of_other_partitions_what_came_since_the_order() -> None:
+    town = await a_town()  # partition 0 has evt_0, evt_4, ... at 0, 2, ...: fifteen of them
+    town.kafka.remove(TOPICS.events, 1, 6)
+    await passing(60)
+    ordered_ms = town.clock.now_ms()
+    await town.events("since", partition=3)
+    starts = (Place(0, 5), Place(1, 1), Place(2, 30))
+    town.order(subscriptions=("sub_a",), starts=starts, created_ms=ordered_ms)
+    async with town.running():
+        progress = await town.comes_to("done")
+    wanted = (*NAMES[12::4], *NAMES[13::4], "since")
+    assert town.names() == expected("sub_a", names=wanted)
+    assert progress.counted == len(wanted)
 
 
 @virtual
@@ -186,7 +206,7 @@ async def test_dead_letters_are_chosen_by_why_and_where() -> None:
     chosen = Place(places[1].partition, places[1].offset)
     town.order("rpl_where", source="dead", places=(chosen,))
     town.order("rpl_class", source="dead", error_classes=("timeout", "4xx"))
-    town.order("rpl_reason", source="dead", reasons=("gone",))
+    town.order("rpl_reason", source="dead", reasons=("gone",), again=True)
     town.order("rpl_none", source="dead", subscriptions=("sub_b",))
     async with town.running():
         for name in ("rpl_where", "rpl_class", "rpl_reason", "rpl_none"):
@@ -218,7 +238,7 @@ async def test_what_could_not_be_made_then_is_made_of_the_event_now() -> None:
         town.order("rpl_makes", source="dead", replayed=True, places=(Place(dead.partition, dead.offset),))
         await town.comes_to("done", "rpl_makes")
         town.subscribe("sub_a", event_types=("other",))
-        town.order("rpl_no_more", source="dead", replayed=True)
+        town.order("rpl_no_more", source="dead", replayed=True, again=True)
         assert (await town.comes_to("done", "rpl_no_more")).skipped == 1
     (sent,) = town.sent()
     assert sent.id == delivery_id("evt_1", "sub_a")
@@ -425,3 +445,64 @@ def test_one_that_is_removed_at_any_moment_stops_nothing(turns: int) -> None:
             assert not town.orders.stage.progress
 
     test()
+
+
+@virtual
+async def test_a_dead_letter_is_sent_by_one_replay_however_they_overlap() -> None:
+    town = ReplayTown()
+    town.subscribe("sub_a")
+    offsets = [(await town.died(name, "sub_a")).offset for name in NAMES[:20]]
+    places = [Place(town.kafka.records[TOPICS.dead][0].partition, offset) for offset in offsets]
+    town.order("rpl_1", source="dead", places=tuple(places[:12]), rate_max=4.0)
+    town.order("rpl_2", source="dead", places=tuple(places[8:]), rate_max=4.0)
+    town.table_is_behind = True  # also where one has ended, and the table does not say so yet
+    async with town.running():
+        for name in ("rpl_1", "rpl_2"):
+            await town.comes_to("done", name)
+        town.order("rpl_3", source="dead", again=True, places=(places[0],))
+        await town.comes_to("done", "rpl_3")
+        town.order("rpl_4", source="dead")
+        late = await town.comes_to("done", "rpl_4")
+    counts = Counter(each.id for each in town.sent())
+    assert counts.pop(delivery_id(NAMES[0], "sub_a")) == 2  # again was said
+    assert counts == {delivery_id(name, "sub_a"): 1 for name in NAMES[1:20]}
+    assert (late.sent, late.skipped) == (0, 20)
+
+
+@virtual
+async def test_dead_letters_whose_subscription_is_gone_are_told_apart_from_those_that_were_sent() -> None:
+    town = ReplayTown()
+    town.subscribe("sub_a")
+    stored = [await town.died(name, sub) for name in NAMES[:10] for sub in ("sub_a", "sub_gone")]
+    stored.append(await town.died("evt_unmade", "sub_gone", reason="unresolvable"))
+    town.order(source="dead", rate_max=4.0)
+    async with town.running():
+        await until(lambda: bool(town.sent()), 60, "some are sent")
+        town.table.delete("sub_a")
+        progress = await town.comes_to("done")
+    sent = {each.id for each in town.sent()}
+    assert 0 < len(sent) < 10
+    assert (progress.sent, progress.sent + progress.skipped) == (len(sent), len(stored))
+    assert (
+        progress.detail == "nothing was sent to sub_a and 1 more, gone or changed since: their dead letters stay open"
+    )
+    of = acts(TOPICS.dead, [(town.orders.by_id["rpl_1"], progress)], [])
+    for each in stored:
+        letter = decode_dead_letter(each.value)
+        (act,) = of(Filed(each.partition, each.offset, START_MS, letter))
+        assert act.state == ("retried" if letter.delivery.id in sent else "skipped")
+    assert len(progress.unsent) == 2  # one for each subscription
+
+
+@virtual
+async def test_dead_letters_of_too_many_subscriptions_that_are_gone_fail_the_replay() -> None:
+    town = ReplayTown()
+    for number in range(4):
+        await town.died("evt_1", f"sub_{number}")
+    town.order(source="dead")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(replay, "UNSENT_MAX", 3)
+        async with town.running():
+            progress = await town.comes_to("failed")
+    assert progress.detail.endswith("more than 3 subscriptions that are gone; choose fewer, by subscription or time")
+    assert not town.sent()

@@ -44,6 +44,11 @@ def test_what_is_sent(selection: Selection, words: str) -> None:
     assert what(selection) == words
 
 
+def test_from_which_offsets_on() -> None:
+    said = what(Selection(source="events"), tuple(Place(partition, 7) for partition in range(5)))
+    assert said == "events, matched again from 0=7, 1=7, 2=7 and 2 more on"
+
+
 @pytest.mark.parametrize(
     ("wanted", "now", "words"),
     [
