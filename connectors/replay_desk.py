@@ -17,6 +17,7 @@ from schemas.frame import Out
 from schemas.replay import (
     ENDED,
     RATE_DEFAULT,
+    InvalidReplayError,
     Place,
     Progress,
     Replay,
@@ -88,14 +89,18 @@ class ReplayDesk:
         topics: ReplayTopics,
         new_id: Callable[[], str],
         rules: Rules,
+        *,
+        tenant_rate_max: float,
     ) -> None:
-        """`new_id` makes an id that nobody has, for callers."""
+        """`new_id` makes an id that nobody has, for callers. `tenant_rate_max` deliveries a second are the most that a
+        tenant may ask for."""
         self._orders = orders
         self._progresses = progresses
         self._pen = pen
         self._topics = topics
         self.new_id = new_id
         self._rules = rules
+        self._tenant_rate_max = tenant_rate_max
 
     def find(self, asked: Asked, replay_id: str) -> tuple[Replay, Progress | None]:
         """The order, and what is told of it. UnknownReplayError, also where it is another tenant's."""
@@ -111,7 +116,9 @@ class ReplayDesk:
         return [(each, self._progresses.get(each.id)) for each in found]
 
     async def create(self, asked: Asked, order: Replay) -> Replay:
-        """Write it. ReplayConflictError when some of it is sent by another (unless it says `again`), or too much is."""
+        """Write it. ReplayConflictError when some of it is sent by another (unless it says `again`), or too much is;
+        InvalidReplayError when a tenant may not have it so fast."""
+        self._check_rate(asked, order.rate_max)
 
         def decide() -> list[Out]:
             self._check_doubled(order)
@@ -133,6 +140,8 @@ class ReplayDesk:
                 state = progress.state if progress is not None and progress.state in ENDED else before.wanted
                 raise ReplayConflictError(f"the replay {replay_id} is {state}; order another one")
             rate = before.rate_max if rate_max is None else rate_max
+            if rate != before.rate_max:  # or a tenant could not resume what an operator has ordered
+                self._check_rate(asked, rate)
             after = checked_replay(msgspec.structs.replace(before, wanted=wanted, rate_max=rate))
             if after == before:
                 return []
@@ -142,6 +151,14 @@ class ReplayDesk:
 
         await self._pen.change(decide)
         return self.find(asked, replay_id)[0]
+
+    def _check_rate(self, asked: Asked, rate_max: float) -> None:
+        """`rate_max` 0 is no limit at all."""
+        most = self._tenant_rate_max
+        if asked.principal.tenant is not None and not 0 < rate_max <= most:
+            raise InvalidReplayError(
+                f"rate_max: ask for {most:,g} deliveries a second at most; an operator may exceed it"
+            )
 
     def _check_doubled(self, order: Replay) -> None:
         other = self._rules.doubled(order, self.every())

@@ -207,7 +207,7 @@ async def api_app(
             Sources(desk, refusals, clock.now_ms, lambda: f"src_{secrets.token_hex(8)}"),
             KeyDesk(keys, pen, key_topics(topics, own), secrets.token_bytes, key_check.compute),
             EventExtents(topics.events, lambda topic: extents(topic, None, None)),
-            replays_desk := replay_desk(topics, own, pen, replays, progresses),
+            replays_desk := replay_desk(settings, own, pen, replays, progresses),
             dead := Dead(dead_letters, DeadJudge(topics.dead, replays_desk.every, marks.marks), clock.monotonic),
             Quarantine(QuarantineService(settings, registry, own, aside, clock.monotonic)),
             DeadDesk(pen, mark_topics(topics, own), marks.marks, lambda: secrets.token_hex(8)),

@@ -14,6 +14,7 @@ from schemas.codec import wire_header
 from schemas.replay import REPLAY_PREFIX
 from schemas.topics import Topics
 from streams.core.replay import doubled, may_want
+from streams.settings import Settings
 from streams.wiring import OwnSchemas
 
 
@@ -28,7 +29,15 @@ def new_replay_id() -> str:
 
 
 def replay_desk(
-    topics: Topics, own: OwnSchemas, pen: Pen, orders: ReplaysTable, progresses: ProgressTable
+    settings: Settings, own: OwnSchemas, pen: Pen, orders: ReplaysTable, progresses: ProgressTable
 ) -> ReplayDesk:
     """Where replays are ordered."""
-    return ReplayDesk(orders, progresses, pen, replay_topics(topics, own), new_replay_id, Rules(doubled, may_want))
+    return ReplayDesk(
+        orders,
+        progresses,
+        pen,
+        replay_topics(settings.topics, own),
+        new_replay_id,
+        Rules(doubled, may_want),
+        tenant_rate_max=settings.replay_rate_max,
+    )

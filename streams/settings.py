@@ -20,6 +20,7 @@ from pydantic_settings import (
 )
 
 from schemas.credentials import Verification
+from schemas.replay import RATE_DEFAULT, RATE_MAX
 from schemas.subscription import TENANT_PATTERN
 from schemas.topics import Topics
 from streams.core.fair import WEIGHT_MAX, WEIGHT_MIN
@@ -196,6 +197,12 @@ class Settings(BaseSettings):
         default=None, pattern=r"^https?://[^#]+$", description="your portal's page, which portal links lead to"
     )
     api_burst: int = Field(default=200, ge=1, le=1_000_000, description="calls of one API key at once")
+    replay_rate_max: float = Field(
+        default=1_000.0,
+        ge=RATE_DEFAULT,
+        le=RATE_MAX,
+        description="deliveries a second that a tenant's key may ask for in a replay; an operator's may exceed it",
+    )
     api_request_s: float = Field(default=30.0, gt=0, le=600, description="what one request to the API may take in all")
     public_url: str = Field(
         default="",

@@ -45,7 +45,7 @@ async def open_desk(settings: Settings) -> AsyncIterator[tuple[ReplayDesk, Asked
         progresses = ProgressTable(client_config(settings), topics.replays_progress)
         await progresses.start()
         try:
-            yield replay_desk(topics, own, pen, orders, progresses), asked
+            yield replay_desk(settings, own, pen, orders, progresses), asked
         finally:
             await progresses.stop()
 

@@ -73,7 +73,9 @@ class Desk:
         self.count = 0
         topics = ReplayTopics(TOPICS.replays, wire_header(1), TOPICS.audit, wire_header(2))
         rules = Rules(doubled, may_want)
-        self.desk = ReplayDesk(self.orders, self.progresses, cast(Pen, self.pen), topics, self.new_id, rules)
+        self.desk = ReplayDesk(
+            self.orders, self.progresses, cast(Pen, self.pen), topics, self.new_id, rules, tenant_rate_max=500.0
+        )
 
     def new_id(self) -> str:
         self.count += 1
@@ -120,6 +122,19 @@ async def test_the_rate_is_changed_with_a_wish_or_without(desk: Desk) -> None:
     with pytest.raises(InvalidReplayError, match="rate_max"):
         await desk.desk.change(asked(), order.id, None, -1.0)
     assert [action for action, _, _ in desk.pen.actions] == ["created", "paused", "changed"]
+
+
+async def test_a_tenant_asks_for_so_many_a_second_and_an_operator_for_more(desk: Desk) -> None:
+    said = "^rate_max: ask for 500 deliveries a second at most; an operator may exceed it$"
+    for rate in (0.0, 500.5):
+        with pytest.raises(InvalidReplayError, match=said):
+            await desk.make(rate_max=rate)
+    order = await desk.make(rate_max=500.0)
+    with pytest.raises(InvalidReplayError, match=said):
+        await desk.desk.change(asked(), order.id, None, 501.0)
+    assert (await desk.desk.change(asked(None), order.id, "paused", 0.0)).rate_max == 0
+    assert (await desk.desk.change(asked(), order.id, "running")).rate_max == 0  # as the operator said
+    await desk.make(None, rate_max=100_000.0)
 
 
 async def test_a_plan_is_started(desk: Desk) -> None:
