@@ -95,7 +95,8 @@ class DispatchTurns(DispatchHealth):
                 if free <= limit // RESERVE and lane.in_flight and lane.in_flight >= free // FREE_SHARE:
                     self._choked.append(lane)
                     continue
-                if lane.replays and self._replaying >= self._replaying_max and lane.turn() is lane.replays:
+                none_left = lane.replays and self._replaying >= self._replaying_max
+                if none_left and lane.turn() is lane.replays and not lane.pass_replays():
                     self._replays_wait[lane] = None
                     continue
                 if self._start(lane):

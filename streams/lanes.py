@@ -1,9 +1,9 @@
 """Lanes: what waits for one endpoint inside a worker, and which of it may be sent next.
 
 A lane keeps first attempts and late deliveries (retries, and what was parked) in queues of their own, each with a share
-of the endpoint's places, what replays send again in a third, which goes when the others are empty, and for an ordered
-subscription one queue for each ordering key. It knows how many POSTs the endpoint may have at a time, and since when
-and until when it may have none at all: its health, its gate, its rate.
+of the endpoint's places, and what replays send again in a third, which goes when the others are empty, or now and then
+where they never are. For an ordered subscription it has one queue for each ordering key. It knows how many POSTs the
+endpoint may have at a time, and since when and until when it may have none at all: its health, its gate, its rate.
 
 This file sends nothing, writes nothing and reads no clock; between lanes, `streams/core/fair.py` chooses.
 """
@@ -29,6 +29,8 @@ from streams.requests import Outgoing
 JOB_BYTES = 1_024
 #: The part of a lane's places that late deliveries leave to first attempts: one in so many, and one at least.
 FRESH_SHARE = 4
+#: Of a lane that always has something live to send, what is replayed gets one turn in so many.
+REPLAYED_TURN = 16
 #: Parked deliveries of one ordering key that are read ahead.
 KEY_AHEAD = 16
 #: Before the ordering key of a replayed delivery: replays have a line of their own.
@@ -144,9 +146,9 @@ class Lane:
     __slots__ = (
         "barred", "booked_s", "bounded_until", "bucket", "circuit_timer", "closed_until", "deficit", "fresh",
         "gate_failures", "gradient", "health", "home", "in_flight", "keys", "large_bytes", "late", "late_in_flight",
-        "late_max", "late_turn", "later", "limit", "outgoing", "parked", "partition", "probing", "queue_least",
-        "queue_max", "rate_per_s", "ready", "replayed", "replays", "served", "shut", "slow_start", "subscription",
-        "tenant", "timer", "told_ms", "waiting", "waiting_since",
+        "late_max", "late_turn", "later", "limit", "outgoing", "parked", "partition", "passed", "probing",
+        "queue_least", "queue_max", "rate_per_s", "ready", "replayed", "replays", "served", "shut", "slow_start",
+        "subscription", "tenant", "timer", "told_ms", "waiting", "waiting_since",
     )  # fmt: skip
 
     def __init__(self, subscription: Subscription, outgoing: Outgoing, health: Health, now_ms: int) -> None:
@@ -154,6 +156,7 @@ class Lane:
         self.late: deque[Job] = deque()
         self.replays: deque[Job] = deque()  # straight from the replay lane; once parked or retried, they are late ones
         self.late_turn = False
+        self.passed = 0  # turns that others had while something replayed waited
         self.booked_s = 0.0  # when it may have a token of its origin's rate, if it has booked one (monotonic seconds)
         self.in_flight = 0
         self.late_in_flight = 0
@@ -268,6 +271,8 @@ class Lane:
     def turn(self) -> deque[Job] | None:
         """The queue whose head goes next, if any may go now."""
         fresh, late = self.fresh, self.late
+        if self.passed >= REPLAYED_TURN - 1 and self.replays and self.late_in_flight < self.late_max:
+            return self.replays
         if not late or self.late_in_flight >= self.late_max:
             if fresh:
                 return fresh
@@ -290,13 +295,29 @@ class Lane:
         queue = self.turn()
         if queue is None:
             return None
-        self.late_turn = queue is self.fresh
+        if queue is self.replays:
+            self.passed = 0
+        else:
+            self.late_turn = queue is self.fresh
+            if self.replays:
+                self.passed += 1
         return queue.popleft()
 
+    def pass_replays(self) -> bool:
+        """It is their turn, and they cannot have it: whether there is another one to take it."""
+        self.passed = 0
+        return self.turn() is not self.replays
+
     def put_back(self, job: Job) -> None:
-        """It was taken, and could not go: it is still the next one, but for a replayed one when others come."""
-        self._queue_of(job).appendleft(job)
-        self.late_turn = job.late
+        """It was taken, and could not go: it is still the next one."""
+        queue = self._queue_of(job)
+        queue.appendleft(job)
+        if queue is self.replays:
+            self.passed = REPLAYED_TURN
+        else:
+            self.late_turn = job.late
+            if self.replays:
+                self.passed -= 1
 
     # --- ordering keys ----------------------------------------------------------------------------
 

@@ -99,6 +99,37 @@ async def test_a_lane_that_is_never_empty_keeps_nobody_elses_replay() -> None:
     assert len(town.delivered()) == 300
 
 
+@virtual
+async def test_a_lane_that_is_never_empty_sends_a_little_of_what_is_replayed() -> None:
+    """One in sixteen, though nobody needs the room; and no more than that."""
+    town = Town(lambda post: (0.1, PostResult(204, 100_000)))
+    town.table.put(subscription(max_in_flight=1))
+    await town.worker([0])
+    town.send(*(fresh(number) for number in range(100)))
+    await until(lambda: len(town.posts) == 1)
+    town.replay(*again(*range(1_000, 1_050)))
+    await until(lambda: len(town.posts) == 100)
+    replayed = [number for number, post in enumerate(town.posts) if REPLAY_HEADER in post.headers]
+    assert replayed == [16, 32, 48, 64, 80, 96]
+    await town.done()
+    assert set(town.delivered().values()) == {1}
+
+
+@virtual
+async def test_where_replays_have_no_places_left_live_deliveries_have_their_turn() -> None:
+    """The one in sixteen is theirs only where the worker has places for replays."""
+    town = Town(lambda post: None if REPLAY_HEADER in post.headers else (0.1, PostResult(204, 100_000)))
+    for name in ("a", "b"):
+        town.table.put(subscription(name, max_in_flight=2))
+    await town.worker([0], in_flight_max=4)  # one of them for replays
+    town.replay(*again(1, to="a"))
+    await until(lambda: len(town.posts) == 1)
+    town.replay(*again(2, to="b"))
+    town.send(*(fresh(number, "b") for number in range(1_000, 1_040)))
+    await until(lambda: len(town.posts) == 41, 10)
+    assert sum(REPLAY_HEADER in post.headers for post in town.posts) == 1
+
+
 def test_one_that_is_never_sent_does_not_fill_its_partitions_ledger(monkeypatch: pytest.MonkeyPatch) -> None:
     """A few take no room, and so are not parked; but what is behind them could not be committed for ever."""
     monkeypatch.setattr("streams.core.ledger.SPAN_MAX", 600)
