@@ -17,11 +17,12 @@ from connectors.admin import ClusterError, apply_topics, check_topics
 from connectors.clock import SystemClock
 from connectors.compacted import TableError
 from connectors.feed import Writer
+from connectors.memory import MemoryRecord, Stored
 from connectors.registry import registry_from
 from connectors.registry_rules import Asked
 from connectors.registry_topic import TopicStore, prepare_topic
 from schemas.codec import own_schema, wire_header
-from schemas.errors import RegistryUnavailableError
+from schemas.errors import RegistryUnavailableError, UndecodableError
 from schemas.event import Event, encode_event
 from schemas.replay import Replay, Selection, encode_replay
 from schemas.subscription import Subscription
@@ -30,6 +31,8 @@ from streams.api_app import api_app
 from streams.app import Worker
 from streams.cli.editing import open_editor
 from streams.cli.values import subscription_value
+from streams.counters import Counters
+from streams.quarantine import quarantined
 from streams.settings import Settings
 from streams.wiring import Role, WorkerError, client_config, make_registry, register_own_schemas
 from tests.cli import Cli
@@ -149,6 +152,16 @@ async def test_the_api_with_the_rights_of_the_document(cluster: Secured, given: 
         assert (await ask("GET", f"{path}/deliveries", None, 200))["items"] == []
         await ask("POST", "/sources", {"id": "pay", "provider": "github", "secrets": ["s"], "tenant": "acme"}, 201)
         assert (await ask("POST", "/replays", {"tenant": "acme"}, 201))["state"] == "waiting"
+        topics, judged = operator.topics, UndecodableError("truncated", "a test")
+        sources = [topics.deliveries, topics.replay, topics.parked, *topics.tiers.values()]
+        async with Writer(client_config(operator)) as writer:
+            for source in sources:  # whatever a worker reads may come back from quarantine
+                record = MemoryRecord(Stored(source, 0, 0, b"s", b"not one", None))
+                _, _, value, _, marks = quarantined(topics.quarantine, source, 0, record, judged, Counters())
+                named: list[tuple[str, str | bytes | None]] = [*(marks or ())]
+                await writer.write(topics.quarantine, b"s", value, headers=named)
+        resent = await ask("POST", "/quarantine/resend", {"all": True, "force": True}, 200)
+        assert resent["resent"] == len(sources), resent
         await ask("POST", "/keys", {"tenant": "acme", "scopes": ["events:write"]}, 201)
         trail = (await ask("GET", "/audit", None, 200))["items"]
         assert {each["kind"] for each in trail} >= {"subscription", "source", "key", "replay"}
