@@ -90,16 +90,14 @@ def to_send(selection: Selection, choice: Choice, *, again: bool) -> Selection:
     if again or not choice.complete:
         return selection
     if not choice.open:
-        said = f"; {choice.closed} were retried or discarded already" if choice.closed else ""
-        said += f"; {choice.replayed} were sent by a replay before, and are retried with replayed" * (
-            choice.replayed > 0
-        )
+        said = f"; retried or discarded already: {choice.closed:,}" if choice.closed else ""
+        said += f"; sent by a replay before, and retried with replayed: {choice.replayed:,}" * (choice.replayed > 0)
         raise ChoiceError(f"no open dead letter fits{said}")
     if len(choice.open) <= PLACES_MAX:
         return msgspec.structs.replace(selection, places=tuple(choice.open))
     if discarded := choice.tally.states["discarded"]:
         raise ChoiceError(
-            f"{discarded:,} of those that fit were discarded already, and more than {PLACES_MAX:,} are open: choose "
+            f"more than {PLACES_MAX:,} are open, and of those that fit, some are discarded ({discarded:,}): choose "
             "fewer, for example by time, or say again to send all of them"
         )
     return selection

@@ -21,7 +21,7 @@ from schemas.replay import PLACES_MAX, RATE_DEFAULT, RATE_MAX, InvalidReplayErro
 from streams.cli.dead_open import Retry, discarding, open_letters, place_of, retrying
 from streams.cli.dead_view import counts, document, one_line, page
 from streams.cli.options import AsJson, Bootstrap, Prefix, RegistryUrl, load_settings, time_option_ms
-from streams.cli.output import emit, note, say, steps
+from streams.cli.output import emit, many, note, say, steps
 from streams.cli.running import CommandError, run
 from streams.settings import Settings
 
@@ -165,19 +165,22 @@ def retry(
         order = selection
     closed = counted.closed
     if ids and closed and not again:
-        raise CommandError(f"{closed} of these were retried or discarded already; add --again to send them once more")
+        raise CommandError(
+            f"{closed:,} of {len(ids):,}: retried or discarded already; add --again to send them once more"
+        )
     number = counted.tally.count if again else counted.tally.states["open"]
     if dry_run:
         _show(counted, as_json)
         note(f"{number:,} would be sent, in {number / rate:,.0f} s at {rate:g} a second" if rate else f"{number:,}")
         return
-    _ask(f"Send {number:,} dead letters again", number, ids=bool(ids), yes=yes)
+    _ask(f"Send {many(number, 'dead letter')} again", number, ids=bool(ids), yes=yes)
     view = run(lambda _: retrying(settings, msgspec.structs.replace(asked, selection=order)))
     if as_json:
         emit(msgspec.to_builtins(view))
     else:
         say(
-            f"{view.id}: {number:,} dead letters, {view.state}; `distributary replay show {view.id}` tells more", "bold"
+            f"{view.id}: {many(number, 'dead letter')}, {view.state}; `distributary replay show {view.id}` tells more",
+            "bold",
         )
 
 
@@ -217,10 +220,10 @@ def discard(
         return
     if not number:
         raise CommandError("no dead letter fits")
-    _ask(f"Discard {number:,} dead letters", number, ids=bool(ids), yes=yes)
+    _ask(f"Discard {many(number, 'dead letter')}", number, ids=bool(ids), yes=yes)
     mark = run(lambda _: discarding(settings, selection, why, counted.ends))
     emit(msgspec.to_builtins(mark_view(mark))) if as_json else say(
-        f"{mark.id}: {number:,} dead letters discarded", "bold"
+        f"{mark.id}: {many(number, 'dead letter')} discarded", "bold"
     )
 
 
@@ -260,7 +263,7 @@ def export(
         return written
 
     count = run(main)
-    note(f"{count:,} dead letters written")
+    note(f"{many(count, 'dead letter')} written")
 
 
 async def _counted(settings: Settings, selection: Selection, state: DeadState | None) -> Choice:
@@ -296,7 +299,7 @@ def _ask(question: str, number: int, *, ids: bool, yes: bool) -> None:
         return
     if not sys.stdin.isatty():
         raise CommandError(
-            f"this is about {number:,} dead letters, and nobody is there to ask; add --yes, or --dry-run to look"
+            f"this is about {many(number, 'dead letter')}, and nobody is there to ask; add --yes, or --dry-run to look"
         )
     if not typer.confirm(f"{question}?", err=True):
         raise CommandError("nothing was done")

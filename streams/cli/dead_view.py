@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 import msgspec
 
 from connectors.dead_documents import DeadDocument, DeadView, PayloadView, Tally, TryView
-from streams.cli.output import clean
+from streams.cli.output import clean, many
 from streams.cli.values import iso
 
 STYLES = {"open": "red", "retried": "green", "discarded": "dim"}
@@ -33,21 +33,21 @@ def page(it: DeadDocument) -> Iterator[str]:
     about = f", about {it.subject}" if it.subject else ""
     yield _row("event", f"{it.event_id}  {it.event_type}  of {it.tenant}{about}  {iso(it.event_time_ms)}")
     again = f", sent by {it.replay}" if it.replay else ""
-    yield _row("delivery", f"{it.delivery_id} → {it.subscription_id}  {it.attempts} attempts{again}")
+    yield _row("delivery", f"{it.delivery_id} → {it.subscription_id}  {many(it.attempts, 'attempt')}{again}")
     for each in it.tries:
         yield _row(f"  #{each.number}", _try(each))
     for act in it.acts:
         yield _row(act.state, f"{iso(act.at_ms)}  by {act.by}  {act.id}" + (f": {act.why}" if act.why else ""))
     for name, value in it.headers.items():
         yield _row("header", f"{name}: {value}")
-    yield _row("payload", f"{it.content_type}  {it.payload_bytes} bytes")
+    yield _row("payload", f"{it.content_type}  {many(it.payload_bytes, 'byte')}")
     yield from _payload(it.payload)
 
 
 def counts(tally: Tally, unreadable: int) -> Iterator[str]:
     """Counted, for people."""
     states = ", ".join(f"{tally.states[state]:,} {state}" for state in STYLES)
-    yield f"{tally.count:,} dead letters: {states}; {tally.payload_bytes:,} bytes of payload"
+    yield f"{many(tally.count, 'dead letter')}: {states}; {many(tally.payload_bytes, 'byte')} of payload"
     if not tally.count:
         return
     yield _row("from", f"{iso(tally.oldest_ms)} to {iso(tally.newest_ms)}")
@@ -56,7 +56,7 @@ def counts(tally: Tally, unreadable: int) -> Iterator[str]:
     for each in tally.subscriptions():
         yield _row("for", f"{each.id} of {each.tenant}: {each.count:,}, {each.open:,} open")
     if unreadable:
-        yield _row("and", f"{unreadable:,} records that are no dead letters")
+        yield _row("and", f"{many(unreadable, 'record')}, no dead letter")
 
 
 def document(tally: Tally, unreadable: int) -> dict[str, object]:

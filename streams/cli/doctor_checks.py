@@ -25,6 +25,7 @@ from schemas.errors import UndecodableError, UnknownSchemaError, UnsealableError
 from schemas.subscription import Subscription
 from streams.cli.endpoints import in_words, read_health
 from streams.cli.options import open_registry
+from streams.cli.output import many
 from streams.cli.running import sentence
 from streams.core.diagnosis import Backlog, Finding, judge_certificate, judge_clock, judge_group, named
 from streams.ports import Registry
@@ -133,7 +134,7 @@ async def _schemas(settings: Settings) -> list[Finding]:
                 " register them, or set the registry that their producers use"
             )
             return [Finding("wrong", "schemas", sentence_)]
-    return [Finding("ok", "schemas", f"{where} answers, with {count} subjects")]
+    return [Finding("ok", "schemas", f"{where} answers, with {many(count, 'subject')}")]
 
 
 async def _unknown_schemas(settings: Settings, registry: Registry) -> list[str]:

@@ -12,7 +12,7 @@ from connectors.clock import SystemClock
 from connectors.history.ingest import HistoryIngest, Retention
 from streams.cli.logs import log_to_stderr
 from streams.cli.options import Bootstrap, Prefix, RegistryUrl, Store, load_settings, open_registry
-from streams.cli.output import note, say
+from streams.cli.output import many, note, say
 from streams.cli.running import run
 from streams.observed import Observed, observed
 from streams.wiring import client_config, history_store
@@ -79,7 +79,7 @@ def history(
                         ],
                     )
                 await ingest.run(stop)
-                note(f"{ingest.stored:,} attempts were added")
+                note(f"added {many(ingest.stored, 'attempt')}")
         finally:
             await kept.close()
 

@@ -79,3 +79,8 @@ def steps(title: str, total: int | None = None) -> Iterator[Steps]:
     )
     with Progress(*columns, console=watching, transient=True, disable=not watching.is_terminal) as progress:
         yield Steps(progress, title, total)
+
+
+def many(count: int, noun: str, nouns: str = "") -> str:
+    """So many of them, as 1 delivery or 1,200 deliveries; `nouns` where an s is not enough."""
+    return f"{count:,} {noun if count == 1 else nouns or f'{noun}s'}"

@@ -19,7 +19,7 @@ from connectors.admin import require_topics
 from schemas.codec import wire_header
 from schemas.replay import WHY_CHARACTERS_MAX
 from streams.cli.options import AsJson, Bootstrap, Prefix, RegistryUrl, load_settings, open_registry, time_option_ms
-from streams.cli.output import emit, note, say, steps
+from streams.cli.output import emit, many, note, say, steps
 from streams.cli.quarantine_view import lines, one_line
 from streams.cli.running import CommandError, run
 from streams.cli.writing import asking
@@ -299,9 +299,9 @@ def _refuse_skipped(verdicts: list[Verdict]) -> None:
 def _confirm(count: int, what: str) -> None:
     if not sys.stdin.isatty():
         raise CommandError(
-            f"this {what}s {count} records, and there is no terminal to ask on; add --yes, or --dry-run to look"
+            f"this {what}s {many(count, 'record')}, and there is no terminal to ask on; add --yes, or --dry-run to look"
         )
-    if not typer.confirm(f"{what.capitalize()} {count} records?", err=True):
+    if not typer.confirm(f"{what.capitalize()} {many(count, 'record')}?", err=True):
         raise CommandError("nothing was done")
 
 

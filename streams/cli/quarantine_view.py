@@ -10,7 +10,7 @@ from typing import Any
 
 import orjson
 
-from streams.cli.output import clean
+from streams.cli.output import clean, many
 
 #: Bytes of the value that a page shows; `--raw` has all.
 DUMPED_BYTES = 512
@@ -42,11 +42,11 @@ def lines(document: dict[str, Any], value: bytes | None) -> Iterator[str]:
     for header in document["headers"]:
         yield _row("header", f"{header['name']}: {header['value']}")
     yield _row("schema", _schema_line(document["schema"]))
-    yield _row("value", f"{document['size_bytes']} bytes")
+    yield _row("value", many(document["size_bytes"], "byte"))
     if value:
         yield from hex_dump(value[:DUMPED_BYTES])
         if len(value) > DUMPED_BYTES:
-            yield f"{'':10}… {len(value) - DUMPED_BYTES} bytes more (--raw writes all)"
+            yield f"{'':10}… {many(len(value) - DUMPED_BYTES, 'byte')} more (--raw writes all)"
     yield _row("decoded", _json(document["value"]) if "value" in document else f"no: {document['value_error']}")
     now = document["now"]
     if now["accepted"]:

@@ -16,7 +16,7 @@ import typer
 
 from connectors.receiver import ANY_PATH, Endpoint, Kind, Post, Receiver
 from streams.cli.options import AsJson
-from streams.cli.output import emit, note, say
+from streams.cli.output import emit, many, note, say
 from streams.cli.running import CommandError, run
 
 BODY_CHARS_MAX = 2_000
@@ -184,7 +184,7 @@ def _lines(post: Post) -> list[str]:
         text = orjson.dumps(orjson.loads(post.body), option=orjson.OPT_INDENT_2).decode()
     except orjson.JSONDecodeError:
         if not post.body.isascii():
-            return [f"{len(post.body)} bytes"]
+            return [many(len(post.body), "byte")]
         text = post.body.decode()
     cut = text[:BODY_CHARS_MAX]
     return [*cut.splitlines(), *(["…"] if len(text) > BODY_CHARS_MAX else [])]

@@ -10,7 +10,7 @@ import typer
 
 from connectors.group_offsets import Move, Target, ToEarliest, ToOffset, ToTime, plan_reset, reset, running_members
 from streams.cli.options import AsJson, Bootstrap, Prefix, load_settings, time_option_ms
-from streams.cli.output import emit, note, say
+from streams.cli.output import emit, many, note, say
 from streams.cli.running import CommandError, run
 from streams.settings import Settings
 from streams.wiring import Role, client_config
@@ -67,7 +67,7 @@ def offsets(
     if as_json:
         _emit(name, moves, done=True)
     else:
-        say(f"reset {len(moves)} partitions of {name}; start its workers again")
+        say(f"reset {many(len(moves), 'partition')} of {name}; start its workers again")
 
 
 def _target(to_time: str | None, to_offset: int | None, to_earliest: bool, partition: int | None) -> Target:
@@ -96,8 +96,9 @@ def _group(settings: Settings, group: str, topic: str | None) -> tuple[str, list
 def _show(group: str, moves: list[Move]) -> None:
     for move in moves:
         now = "nothing committed" if move.committed is None else f"now at {move.committed}"
-        say(f"{move.topic}[{move.partition}]  {now} → {move.target} of {move.end}: at most {move.records_max} records")
-    say(f"{group}: at most {sum(move.records_max for move in moves)} records in all", "bold")
+        most = many(move.records_max, "record")
+        say(f"{move.topic}[{move.partition}]  {now} → {move.target} of {move.end}: at most {most}")
+    say(f"{group}: at most {many(sum(move.records_max for move in moves), 'record')} in all", "bold")
 
 
 def _emit(group: str, moves: list[Move], *, done: bool) -> None:

@@ -12,6 +12,7 @@ import msgspec
 
 from connectors.api.replay_documents import ReplayView
 from schemas.replay import Place, Selection
+from streams.cli.output import many
 from streams.cli.values import iso
 
 _SOURCES = {"events": "events, matched again", "deliveries": "deliveries as they were", "dead": "dead letters"}
@@ -90,7 +91,7 @@ def plan_in_words(view: ReplayView) -> str:
     seconds = "" if view.seconds_left is None else f" about {duration(view.seconds_left)}"
     pace = f"at {view.rate_max:g} a second{seconds}" if view.rate_max else "as fast as it goes"
     counted = view.counted or 0
-    return f"{counted:,} {'delivery' if counted == 1 else 'deliveries'}, {size(view.counted_bytes or 0)}, {pace}"
+    return f"{many(counted, 'delivery', 'deliveries')}, {size(view.counted_bytes or 0)}, {pace}"
 
 
 def in_full(view: ReplayView) -> list[str]:
@@ -104,7 +105,7 @@ def in_full(view: ReplayView) -> list[str]:
         f"  begun     {iso(view.started_ms)}",
     ]
     if view.counted is not None:
-        said.append(f"  counted   {view.counted:,} deliveries, {size(view.counted_bytes or 0)}")
+        said.append(f"  counted   {many(view.counted, 'delivery', 'deliveries')}, {size(view.counted_bytes or 0)}")
     if view.finished_ms:
         said.append(f"  ended     {iso(view.finished_ms)}")
     return said
@@ -121,7 +122,7 @@ def size(count: int) -> str:
     while amount >= 1024 and len(units) > 1:
         amount /= 1024
         units.pop(0)
-    return f"{count:,} bytes" if units[0] == "bytes" else f"{amount:.1f} {units[0]}"
+    return many(count, "byte") if units[0] == "bytes" else f"{amount:.1f} {units[0]}"
 
 
 def duration(seconds: int) -> str:

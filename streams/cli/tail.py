@@ -19,7 +19,7 @@ from schemas.errors import UndecodableError, UnknownSchemaError
 from schemas.topics import Topics
 from streams import quarantine
 from streams.cli.options import AsJson, Bootstrap, Prefix, RegistryUrl, load_settings, open_registry
-from streams.cli.output import emit, note, say, watching
+from streams.cli.output import emit, many, note, say, watching
 from streams.cli.running import run
 from streams.cli.values import Values, iso
 from streams.core.parked import FINISHED
@@ -201,7 +201,7 @@ def _event(value: dict[str, Any]) -> tuple[str, str]:
 
 
 def _delivery(value: dict[str, Any]) -> tuple[str, str]:
-    tried = f"  after {value['attempt']} attempts" if value["attempt"] else ""
+    tried = f"  after {many(value['attempt'], 'attempt')}" if value["attempt"] else ""
     return f"{value['id']} → {value['subscription_id']}  {value['event_type']}  {value['event_id']}{tried}", ""
 
 

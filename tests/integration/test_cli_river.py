@@ -188,7 +188,7 @@ async def test_the_river_runs_stops_and_is_replayed(cli: Cli) -> None:
         ] * 5
         for topic, shown in (
             ("attempts", "exhausted"),
-            ("dead", "after 1 attempts"),
+            ("dead", "after 1 attempt"),
             ("deliveries", "→ a"),
             ("events", "e-1"),
         ):

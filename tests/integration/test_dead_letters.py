@@ -313,7 +313,7 @@ def test_by_the_command_line(town: Town) -> None:
     counted = cli.run("dead", "list", "--count").stdout
     assert "7 dead letters: 7 open, 0 retried, 0 discarded" in counted
     assert "a1 of acme: 3, 3 open" in counted
-    assert "2 records that are no dead letters" in counted
+    assert "2 records, no dead letter" in counted
 
     page = cli.run("dead", "show", town.ids[3]).stdout
     assert "exhausted: the last came to 0" in page
@@ -351,9 +351,9 @@ def retried_by_the_command_line(town: Town) -> None:
     sent = {f"{place.partition}-{place.offset}" for place in order.selection.places}
     assert sent == {town.ids[number] for number in (1, 3, 4, 6)}, "what was discarded or sent by a replay is left out"
     town.worker_tells(order.id)
-    assert "were retried or discarded already" in cli.fails("dead", "retry", town.ids[1])
+    assert "retried or discarded already" in cli.fails("dead", "retry", town.ids[1])
     assert "there is no dead letter 0-99999" in cli.fails("dead", "retry", "0-99999")
-    assert "4 were retried or discarded already" in cli.fails("dead", "retry", "--tenant", "acme", "--yes")
+    assert "retried or discarded already: 4" in cli.fails("dead", "retry", "--tenant", "acme", "--yes")
     trail = cli.lines("audit-log", "--json")
     assert [(each["action"], each["kind"]) for each in trail] == [("created", "replay"), ("discarded", "dead_letters")]
     assert {each["actor"].partition(":")[0] for each in trail} == {"cli"}

@@ -153,7 +153,7 @@ async def test_what_is_no_attempt_is_passed_over_and_a_topic_made_anew_is_notice
         started.process.send_signal(signal.SIGTERM)
         started.ends(0)
     assert started.err.read_text().count("is no attempt; passed over") == 5
-    assert started.err.read_text().count("6 attempts were added") == 1
+    assert started.err.read_text().count("added 6 attempts") == 1
 
     positions = await place.store.acquire(place.topics.attempts)
     assert positions

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from connectors.admin import ClusterError
 from schemas.codec import decode, own_schema, parse_schema
 from schemas.subscription import Subscription, subscription_from_fields
-from streams.cli.output import clean
+from streams.cli.output import clean, many
 from streams.cli.running import sentence
 from streams.cli.subscriptions import shown
 from streams.cli.values import iso, readable, subscription_value
@@ -100,3 +100,9 @@ def test_public_keys_are_shown_in_place_of_private_ones() -> None:
 def test_every_error_is_one_line(error: Exception, said: str) -> None:
     assert sentence(error).startswith(said)
     assert "\n" not in sentence(error)
+
+
+@pytest.mark.parametrize(("count", "said"), [(0, "0 deliveries"), (1, "1 delivery"), (1_200, "1,200 deliveries")])
+def test_one_is_not_many(count: int, said: str) -> None:
+    assert many(count, "delivery", "deliveries") == said
+    assert many(count, "byte") == said.replace("deliveries", "bytes").replace("delivery", "byte")
