@@ -272,7 +272,7 @@ async def test_a_provider_that_comes_again_after_a_crash_makes_one_event(
     assert [(each.type, each.tenant) for each in found] == [("github.issues.opened", "acme")]
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(600)
 async def test_while_the_broker_is_down_providers_are_told_to_come_again(tmp_path: Path) -> None:
     with local_brokers(tmp_path, choose_doors(1)) as brokers:
         settings = Settings(bootstrap=brokers.bootstrap, partitions=1, ingest_wait_s=2.0)
