@@ -270,7 +270,7 @@ class Dispatch(DispatchTurns):
             self._quarantine(intake, record, error)
             return
         self._enter(intake, 1, len(delivery.body))
-        subscription = self._table.get(delivery.subscription_id)
+        subscription = self._subscription_of(delivery)
         job = Job(delivery, intake, record.offset())
         if delivery.attempt and self._meter is not None:  # another worker, or a life before, may have seen it fail
             self._meter.failed(delivery, intake.partition)
@@ -304,7 +304,7 @@ class Dispatch(DispatchTurns):
         if not intake.ledger.live or self._intakes.get((intake.topic, intake.partition)) is not intake:
             self._drop(job)  # the partition was lost, or is being given up
             return
-        subscription = self._table.get(job.delivery.subscription_id)
+        subscription = self._subscription_of(job.delivery)
         if subscription is None:
             self._cancel(job, self._clock.now_ms())
         elif subscription.state == "disabled":

@@ -118,14 +118,14 @@ class DispatchOrder(DispatchState):
                 self._gone(intake, subscription_id, record.offset(), order)
             return
         self._enter(intake, 0, len(delivery.body))
-        subscription = self._table.get(subscription_id)
+        subscription = self._subscription_of(delivery)
         lane = self._lane(subscription_id)
         if lane is not None:
             lane.home = intake.partition
         assert intake.log is not None
         lot = intake.log.lots[subscription_id]
         expired = 0 < record.timestamp()[1] < now_ms - PARKED_MS_MAX
-        if order is not None and (lot.loose or expired):
+        if order is not None and (lot.loose or expired or subscription is None):
             self._gone(intake, subscription_id, record.offset(), order)
         if subscription is None or not subscription.ordered or lot.loose:
             order = None

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 
 import msgspec
 
-from schemas.delivery import Delivery
+from schemas.delivery import Delivery, is_of_tenant
 from schemas.endpoint import EndpointState
 from schemas.frame import OffsetLedger, Record
 from schemas.subscription import Subscription
@@ -181,6 +181,14 @@ class DispatchState(ABC):
     @abstractmethod
     def _look_around_soon(self) -> None:
         """Room came back without a transaction, which would have said so."""
+
+    def _subscription_of(self, delivery: Delivery) -> Subscription | None:
+        """That of now; None where it is gone, also when its id is another tenant's by now: what was one's is never sent
+        to another."""
+        subscription = self._table.get(delivery.subscription_id)
+        if subscription is None or not is_of_tenant(delivery.facts, subscription.tenant):
+            return None
+        return subscription
 
     @abstractmethod
     def _decode(self, value: bytes | None) -> Delivery:

@@ -374,10 +374,16 @@ class Town:
 
 
 def fresh(
-    number: int = 1, subscription_id: str = "sub_1", *, body: bytes | None = None, replay: str = "", **event: Any
+    number: int = 1,
+    subscription_id: str = "sub_1",
+    *,
+    tenant: str = "default",
+    body: bytes | None = None,
+    replay: str = "",
+    **event: Any,
 ) -> bytes:
     """A delivery as fan-out writes it, or as this replay does; its body is its number."""
-    made = Event(f"evt_{number}", "order.created", "default", 1_700_000_000_000, b'{"n":1}', **event)
+    made = Event(f"evt_{number}", "order.created", tenant, 1_700_000_000_000, b'{"n":1}', **event)
     headers = ((REPLAY_HEADER, replay),) if replay else ()
     content = b"%d" % number if body is None else body
     tail = encode_tail(made, 1_759_999_999_000, "application/json", content, headers)

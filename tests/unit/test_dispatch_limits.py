@@ -281,7 +281,7 @@ async def test_tenants_share_a_busy_worker_by_weight() -> None:
             town.table.put(subscription(f"{tenant}{number}", tenant=tenant, max_in_flight=50))
     await town.worker([0], in_flight_max=8, tenant_weights={"acme": 3.0})
     for number in range(150):
-        town.send(*(fresh(number, f"{tenant}{n}") for n in range(4) for tenant in ("acme", "other")))
+        town.send(*(fresh(number, f"{tenant}{n}", tenant=tenant) for n in range(4) for tenant in ("acme", "other")))
     await until(lambda: len(town.posts) >= 600, 60)
     counts = Counter("acme" if "acme" in post.url else "other" for post in town.posts[100:600])
     assert 2.3 <= counts["acme"] / counts["other"] <= 3.7

@@ -55,6 +55,31 @@ async def test_deleting_a_subscription_cancels_what_is_parked_for_it() -> None:
 
 
 @virtual
+async def test_what_was_one_tenant_s_is_never_sent_to_another_that_takes_its_id_over() -> None:
+    await taken_over(ordered=False)
+
+
+@virtual
+async def test_nor_is_what_was_ordered() -> None:
+    await taken_over(ordered=True)
+
+
+async def taken_over(*, ordered: bool) -> None:
+    town = Town()
+    town.table.put(subscription(state="paused", ordered=ordered))
+    await town.worker([0])
+    town.send(*(fresh(number, subject="o/1") for number in range(20)))
+    await until(lambda: len(town.parked()) == 20)
+    town.table.delete("sub_1")
+    town.table.put(subscription(tenant="other", ordered=ordered))
+    town.send(*(fresh(number, subject="o/1") for number in range(20, 30)))
+    await until(lambda: sum(town.outcomes().values()) == 30, 60)
+    assert town.posts == []
+    assert {outcome for _, outcome in town.outcomes()} == {"cancelled"}
+    assert town.parked() == []
+
+
+@virtual
 async def test_parked_for_more_than_14_days_is_given_up_and_nothing_else_is() -> None:
     town = Town()
     town.table.put(paused())
