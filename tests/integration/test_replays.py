@@ -238,10 +238,19 @@ async def starts_in_the_past(town: Town) -> None:
     """A new subscription gets what came before it, and what comes while and after: nothing is left out."""
     acme = town.api("acme")
     hook = {"url": town.receiver.url("/b"), "event_types": ["order.*"]}
-    for start_at, said in (("yesterday", "neither earliest nor a time"), ("2999-01-01T00:00:00Z", "not in the past")):
+    wrong: tuple[tuple[Any, str], ...] = (
+        ("yesterday", "neither earliest, nor a time"),
+        ("2999-01-01T00:00:00Z", "not in the past"),
+        ({"offsets": {"2": 0}}, "has no partition 2, but 0 to 1"),
+        ({"offsets": {"0": 1_000_000}}, "leave it out to start there now"),
+    )
+    for start_at, said in wrong:
         status, problem, _ = await acme.ask("POST", "/v1/subscriptions", json=hook | {"start_at": start_at})
         assert (status, problem["errors"][0]["path"]) == (422, "/start_at")
         assert said in problem["detail"]
+    for start_at in ({"offsets": {}}, {"offsets": {"x": 1}}, {"offsets": {"0": -1}}, {}):
+        status, problem, _ = await acme.ask("POST", "/v1/subscriptions", json=hook | {"start_at": start_at})
+        assert status == 422, problem
     status, made, _ = await acme.ask("POST", "/v1/subscriptions", json=hook | {"start_at": "earliest"})
     assert status == 201, made
     live = ("send", "--type", "order.created", "--tenant", "acme", "--id", "live", "--count", str(EVENTS), "--json")
@@ -257,6 +266,19 @@ async def starts_in_the_past(town: Town) -> None:
         return {post.webhook_id for post in town.posts if post.path == "/b"}
 
     await eventually_async(lambda: got() == wanted, timeout_s=60, message="past and present")
+    sent = 0
+    halves = []
+    for partition in ("0", "1"):  # all of this one, and nothing of the other
+        status, made, _ = await acme.ask(
+            "POST", "/v1/subscriptions", json=hook | {"start_at": {"offsets": {partition: 0}}}
+        )
+        assert status == 201, made
+        halves.append(made["replay"])
+    for number, replay in enumerate(halves):
+        done = await town.until("acme", replay, "done")
+        assert done["starts"] == [{"partition": number, "offset": 0}]
+        sent += done["sent"]
+    assert sent == len(events)
 
 
 async def followed_until_interrupted(town: Town) -> None:
@@ -294,7 +316,14 @@ async def test_without_a_worker_it_is_said_that_nobody_answers(kafka: Cluster, p
     assert "leave the other options out" in cli.misused("replay", "start", "rpl_1", "--tenant", "acme")
     create = ("subscriptions", "create", "https://a.example/", "--event-type", "*", "--id", "a", "--start-at")
     assert "it is not in the past" in cli.misused(*create, "2999-01-01T00:00:00Z")
+    assert "'0:5' is not as offsets:0=120,1=98" in cli.misused(*create, "offsets:0:5")
+    assert "a partition is named twice" in cli.misused(*create, "offsets:0=1,0=2")
+    assert "has no partition 7, but 0 to 1" in cli.fails(*create, "offsets:0=0,7=1")
+    assert "ends at 0, before 3; leave it out to start there now" in cli.fails(*create, "offsets:1=3")
     (made,) = cli.lines(*create, "2026-01-01T00:00:00Z", "--json")
     (listed, _) = cli.lines("replay", "list", "--json")
     assert (listed["id"], listed["selection"]["subscriptions"]) == (made["replay"], ["a"])
     assert "there is a subscription a already" in cli.fails(*create, "earliest")
+    cli.run(*create[:-2], "b", "--start-at", "offsets:1=0,0=0")
+    said = cli.run("replay", "list").stdout
+    assert "events, matched again for b from 1=0, 0=0 on" in said
