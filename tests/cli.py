@@ -101,15 +101,17 @@ class Started(msgspec.Struct, frozen=True):
     err: Path
 
     def said(self, text: str, *, on: Path | None = None, timeout_s: float = 150.0) -> str:
-        """All of the output (stdout, or the file `on`) once it holds `text`."""
+        """All of the output (stdout, or the file `on`) once it holds `text`, with the rest of its line."""
         file = on or self.out
 
         def output() -> str:
-            return file.read_text()
+            return file.read_text(errors="replace")  # half a character may be written
 
         def arrived() -> bool:
-            assert self.process.poll() is None or text in output(), f"ended: {output()} {self.err.read_text()}"
-            return text in output()
+            ended = self.process.poll() is not None
+            _, found, rest = output().partition(text)
+            assert found or not ended, f"ended: {output()} {self.err.read_text()}"
+            return bool(found) and ("\n" in rest or ended)
 
         eventually(arrived, timeout_s=timeout_s, message=f"{text!r} in {file.name}")
         return output()

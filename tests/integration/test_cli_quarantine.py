@@ -33,7 +33,6 @@ from streams.quarantine_log import Filter, Place, QuarantineError
 from streams.quarantine_resend import Selection, plan, resender
 from streams.quarantine_service import QuarantineService
 from tests.cli import Cli
-from tests.helpers import eventually
 from tests.integration.test_api import running
 from tests.integration.workers import Site
 
@@ -75,17 +74,14 @@ class Town:
         return {each["place"].partition("/")[2]: each["action"] for each in self.resend(*arguments)}
 
     def resent_events(self) -> list[Any]:
-        """Once brokers have ended the transactions, which they may do after they have said so."""
-        topic = self.site.topics.events
-
-        def read(isolation: str) -> list[Any]:
-            return self.site.read(topic, isolation=isolation)
-
-        eventually(lambda: len(read("read_committed")) == len(read("read_uncommitted")))
-        return read("read_committed")
+        return self.site.read(self.site.topics.events)
 
     def events(self) -> list[tuple[bytes, bytes]]:
         return [(message.key(), message.value()) for message in self.resent_events()]
+
+    def settled(self) -> None:
+        """Wait for the markers of transactions: who only looks does not, and would see what was before."""
+        self.site.read(self.quarantine, self.site.topics.audit)
 
 
 @pytest.fixture
@@ -136,6 +132,7 @@ def test_events_are_resent_when_their_schema_has_arrived_and_never_twice(town: T
     assert town.actions("0/0", "--again") == {"0/0": "resent"}
     assert [key for key, _ in town.events()] == [b"a", b"b", b"a"]
 
+    town.settled()
     listed = town.cli.lines("quarantine", "list", "--json")
     assert [each["resent"] for each in listed] == [True, True, False]
     tailed = town.cli.lines("tail", "quarantine", "--from-beginning", "--no-follow", "--json")
@@ -212,6 +209,7 @@ async def test_over_http(town: Town) -> None:
         assert town.events() == []
         assert (await post("resend", 200, ids=["0-0", "0-1"]))["resent"] == 2
         assert [key for key, _ in town.events()] == [b"a", b"b"]
+        town.settled()
         assert await listed() == ["0-4 open", "0-3 discarded", "0-2 discarded", "0-1 resent", "0-0 resent"]
         assert (await operator.get("/v1/quarantine?state=discarded"))["items"][0]["discarded"]["by"] == "key:op"
         trail = (await operator.get("/v1/audit"))["items"]
@@ -409,16 +407,16 @@ async def test_markers_behind_an_open_transaction_are_waited_for(town: Town, mon
     config = {"bootstrap.servers": town.site.settings.bootstrap}
     town.site.write(town.quarantine, [(b"a", b"?")], partition=0)
     worker = Producer(config | {"transactional.id": f"{town.site.settings.prefix}w"})
-    worker.init_transactions(10)
+    worker.init_transactions(60)
     worker.begin_transaction()
     worker.produce(town.quarantine, b"?", b"b", 0)
-    assert worker.flush(10) == 0
+    assert worker.flush(60) == 0
     with monkeypatch.context() as patched:
         patched.setattr(feed, "OPEN_TRANSACTIONS_SECONDS", -1.0)
         with pytest.raises(ClusterError, match="has stayed open for too long"):
             await feed.wait_for_open_transactions(config, town.quarantine)
     waiting = asyncio.create_task(feed.wait_for_open_transactions(config, town.quarantine))
-    await asyncio.to_thread(worker.commit_transaction, 10)
+    await asyncio.to_thread(worker.commit_transaction, 60)
     await waiting
 
 

@@ -50,7 +50,7 @@ def running(kind: str) -> Iterator[subprocess.Popen[str]]:
 def test_one_signal_cancels_what_does_not_look_at_it(number: signal.Signals) -> None:
     with running("ordinary") as process:
         process.send_signal(number)
-        out, _ = process.communicate(timeout=30)
+        out, _ = process.communicate(timeout=60)
         assert out == "cleaned up\n"
         assert process.returncode == 130
 
@@ -61,7 +61,7 @@ def test_the_second_signal_ends_what_is_still_stopping() -> None:
         process.send_signal(signal.SIGTERM)
         assert "stopping in order; once more to stop at once" in process.stderr.readline()
         process.send_signal(signal.SIGINT)
-        out, _ = process.communicate(timeout=30)
+        out, _ = process.communicate(timeout=60)
         assert out == ""  # not even cleaned up
         assert process.returncode == 130
 
@@ -79,4 +79,4 @@ def test_a_reader_who_has_enough_is_no_error(tmp_path: Path, kafka: Cluster, pre
         process.stdout.readline()
         process.stdout.close()
         assert process.stderr.read() == b""
-        assert process.wait(30) == 1
+        assert process.wait(60) == 1

@@ -12,6 +12,7 @@ from confluent_kafka import Producer
 
 from connectors.clock import SystemClock
 from connectors.dead_letters import DeadLetters, Within
+from connectors.feed import wait_for_open_transactions
 from connectors.local_kafka import Cluster
 from schemas import codec
 from schemas.dead_letter import Filed
@@ -62,8 +63,10 @@ class Town:
         self._producer = Producer(config)
         self._producer.init_transactions()
 
-    def write(self, letters: Sequence[tuple[str, int, str, int]], headers: Any = (), *, abort: bool = False) -> None:
-        """(subscription, number, reason, status) in one transaction, as workers do."""
+    async def write(
+        self, letters: Sequence[tuple[str, int, str, int]], headers: Any = (), *, abort: bool = False
+    ) -> None:
+        """(subscription, number, reason, status) in one transaction, as workers do; over for readers, too."""
         found: dict[int, str] = {}
 
         def report(number: int) -> Callable[[Any, Any], None]:
@@ -85,6 +88,11 @@ class Town:
             return
         self._producer.commit_transaction()
         self.ids |= found
+        await self.settled(self.site.topics.dead)
+
+    async def settled(self, topic: str) -> None:
+        """Wait for the markers of transactions, which come after commits."""
+        await wait_for_open_transactions({"bootstrap.servers": self.site.settings.bootstrap}, topic)
 
     def numbers(self, items: Sequence[dict[str, Any]]) -> list[int]:
         """Which these are."""
@@ -109,11 +117,11 @@ async def town(tmp_path: Path, kafka: Cluster, prefix: str) -> Town:
             id=id_, tenant=tenant, url="https://a.example/", event_types=("*",), secrets=(SECRET,)
         )
         site.write(site.topics.subscriptions, [(id_.encode(), subscription_to_json(subscription))])
-    made.write([("a1", 1, "exhausted", 503), ("b1", 2, "gone", 410), ("a2", 3, "exhausted", 0)])
-    made.write([("a1", 90, "exhausted", 503)], abort=True)
+    await made.write([("a1", 1, "exhausted", 503), ("b1", 2, "gone", 410), ("a2", 3, "exhausted", 0)])
+    await made.write([("a1", 90, "exhausted", 503)], abort=True)
     site.write(site.topics.dead, [(b"a1", b"nonsense"), (None, None)], partition=partition_of(b"a1", PARTITIONS))
-    made.write([("a1", 4, "exhausted", 500), ("b1", 5, "exhausted", 503), ("a2", 6, "rejected", 400)])
-    made.write([("a1", 7, "exhausted", 503)], REPLAYED)
+    await made.write([("a1", 4, "exhausted", 500), ("b1", 5, "exhausted", 503), ("a2", 6, "rejected", 400)])
+    await made.write([("a1", 7, "exhausted", 503)], REPLAYED)
     return made
 
 
@@ -137,7 +145,7 @@ def of_b1(filed: Filed) -> int | None:
 
 async def test_reading_in_small_steps_misses_nothing_and_repeats_nothing(town: Town) -> None:
     """Bounds that end pages early, and what goes on meanwhile, change nothing but the pages."""
-    town.write([(("a1", "b1", "a2")[number % 3], number, "exhausted", 503) for number in range(100, 700)])
+    await town.write([(("a1", "b1", "a2")[number % 3], number, "exhausted", 503) for number in range(100, 700)])
     everything = sorted(town.ids, reverse=True)
     config = {"bootstrap.servers": town.site.settings.bootstrap}
     letters = DeadLetters(config, town.site.topics.dead, SystemClock().monotonic, scan_max=250, page_seconds=60)
@@ -150,7 +158,7 @@ async def test_reading_in_small_steps_misses_nothing_and_repeats_nothing(town: T
                 page = await letters.page(make, Within(), limit=40, before=before)
                 found += page.items
                 partial += page.partial
-                town.write([("a1", 1_000 + len(town.ids), "exhausted", 503)])  # newer than where the pages are
+                await town.write([("a1", 1_000 + len(town.ids), "exhausted", 503)])  # newer than where the pages are
                 if page.next is None:
                     break
                 before = page.next
@@ -171,7 +179,7 @@ async def test_reading_in_small_steps_misses_nothing_and_repeats_nothing(town: T
         assert (part.read, unreadable) == (part.total, 2)
         assert sorted(streamed) == sorted(town.ids)
         start = part.positions
-        town.write([("a2", 2_000, "exhausted", 503)])
+        await town.write([("a2", 2_000, "exhausted", 503)])
         assert [each async for part in letters.stream(number_of, Within(), start=start) for each in part.items] == [
             2_000
         ]
@@ -278,12 +286,13 @@ async def retried_and_discarded_over_http(town: Town, api: Api) -> None:
     assert (mark["by"], mark["selection"]["tenant"]) == ("key:acme", "acme")
     page = await operator.get("/v1/dead-letters?state=discarded")
     assert town.numbers(page["items"]) == [6, 3]
-    town.write([("a2", 8, "exhausted", 503)])
+    await town.write([("a2", 8, "exhausted", 503)])
     page = await operator.get("/v1/dead-letters?subscription=a2&state=open")
     assert town.numbers(page["items"]) == [8], "what comes later is not meant"
     counted = await operator.get("/v1/dead-letters/summary")
     assert counted["states"] == {"retried": 3, "discarded": 2, "open": 3}
 
+    await town.settled(town.site.topics.audit)
     trail = await acme.get("/v1/audit")
     assert [(each["action"], each["kind"]) for each in trail["items"]] == [
         ("discarded", "dead_letters"),
@@ -354,6 +363,7 @@ def retried_by_the_command_line(town: Town) -> None:
     assert "retried or discarded already" in cli.fails("dead", "retry", town.ids[1])
     assert "there is no dead letter 0-99999" in cli.fails("dead", "retry", "0-99999")
     assert "retried or discarded already: 4" in cli.fails("dead", "retry", "--tenant", "acme", "--yes")
+    town.site.read(town.site.topics.audit)  # waits until all is there that was committed
     trail = cli.lines("audit-log", "--json")
     assert [(each["action"], each["kind"]) for each in trail] == [("created", "replay"), ("discarded", "dead_letters")]
     assert {each["actor"].partition(":")[0] for each in trail} == {"cli"}

@@ -29,7 +29,7 @@ def test_the_demo_on_a_given_cluster_accounts_for_everything_and_leaves_nothing(
         {"bootstrap": kafka.bootstrap, "registry_url": "http://127.0.0.1:1", "worker_id": "mine", "prefix": "mine."},
     )
     admin = AdminClient({"bootstrap.servers": kafka.bootstrap})
-    before = demo_topics(admin)
+    before, groups_before = demo_topics(admin), demo_groups(admin)
     done = cli.run("demo", "--events", str(EVENTS), "--workers", "2")
     result = json.loads(done.stdout.splitlines()[-1])
 
@@ -47,12 +47,16 @@ def test_the_demo_on_a_given_cluster_accounts_for_everything_and_leaves_nothing(
     assert "2 workers ready" in done.stderr
 
     eventually(lambda: demo_topics(admin) <= before, message="the demo's topics have gone")
-    groups = admin.list_consumer_groups().result().valid
-    assert [group.group_id for group in groups if group.group_id.startswith("demo-")] == []
+    eventually(lambda: demo_groups(admin) <= groups_before, message="the demo's groups have gone")
 
 
 def demo_topics(admin: AdminClient) -> set[str]:
-    return {name for name in admin.list_topics(timeout=5).topics if name.startswith("demo-")}
+    return {name for name in admin.list_topics(timeout=60).topics if name.startswith("demo-")}
+
+
+def demo_groups(admin: AdminClient) -> set[str]:
+    groups = admin.list_consumer_groups().result().valid
+    return {group.group_id for group in groups if group.group_id.startswith("demo-")}
 
 
 def test_the_demo_stops_in_order_when_interrupted(kafka: Cluster, tmp_path: Path) -> None:
@@ -80,7 +84,7 @@ def test_the_demo_notices_that_a_worker_died(kafka: Cluster, tmp_path: Path) -> 
 def test_dev_tells_what_to_export_and_shows_what_arrives(tmp_path: Path) -> None:
     alone = Cli(tmp_path, {})
     with alone.started("dev") as dev:
-        hint = dev.said("distributary tail", on=dev.err, timeout_s=100)
+        hint = dev.said("distributary tail", on=dev.err, timeout_s=150)
         exported = {name.lower(): value for name, value in re.findall(r"export DISTRIBUTARY_(\w+)=(\S+)", hint)}
         assert exported.keys() == {"bootstrap", "registry_url"}
         other = Cli(tmp_path, exported)

@@ -41,8 +41,8 @@ from schemas.topics import Topics
 from tests.docs import ROOT, Fence, documents, fences
 from tests.helpers import eventually
 
-COMMAND_SECONDS = 60
-SOON_SECONDS = 30
+COMMAND_SECONDS = 120
+SOON_SECONDS = 60
 
 
 class Session:
@@ -111,9 +111,11 @@ class Session:
                 start_new_session=True,
             )
         self._going_on.append((process, log))
-        eventually(
-            lambda: word in log.read_text() or process.poll() is not None, timeout_s=COMMAND_SECONDS, message=command
-        )
+
+        def said() -> bool:
+            return word in log.read_text(errors="replace") or process.poll() is not None
+
+        eventually(said, timeout_s=COMMAND_SECONDS, message=command)
         assert process.poll() is None, f"{command}\n{log.read_text()}"
 
     def _interrupt(self, expected: str) -> None:
@@ -124,7 +126,7 @@ class Session:
 
     def _said(self) -> Iterator[str]:
         for _, log in self._going_on:
-            yield log.read_text().replace(self._hidden, "")
+            yield log.read_text(errors="replace").replace(self._hidden, "")
 
     def _wait_for(self, text: str) -> None:
         try:
@@ -181,9 +183,9 @@ def registry_server(folder: Path) -> Iterator[str]:
     try:
         yield f"http://127.0.0.1:{port}"
     finally:
-        asyncio.run_coroutine_threadsafe(runner.cleanup(), loop).result(10)
+        asyncio.run_coroutine_threadsafe(runner.cleanup(), loop).result(60)
         loop.call_soon_threadsafe(loop.stop)
-        thread.join(10)
+        thread.join(60)
         loop.close()
 
 
@@ -240,7 +242,7 @@ def environment(bootstrap: str, prefix: str) -> dict[str, str]:
 RUN = [document for document in documents() if any(fence.runs for fence in fences(document))]
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("document", RUN, ids=[str(document.relative_to(ROOT)) for document in RUN])
 def test_a_document_can_be_followed(document: Path, session: Callable[[Sequence[Fence]], Session]) -> None:
     steps = fences(document)

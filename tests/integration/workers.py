@@ -151,8 +151,18 @@ class Site:
         finally:
             consumer.close()
 
-    def attempts(self) -> list[dict[str, Any]]:
-        return self._decoded(self.topics.attempts, codec.own_schema("attempt.v1"))
+    def readable(self, topic: str) -> int:
+        """How many offsets of it are committed: as good as a count of its records, and sooner known."""
+        consumer = Consumer(self._client | {"group.id": f"{self.settings.prefix}reader"})
+        try:
+            partitions = consumer.list_topics(topic, 60).topics[topic].partitions
+            ends = (consumer.get_watermark_offsets(TopicPartition(topic, number), 60) for number in partitions)
+            return sum(high for _, high in ends)
+        finally:
+            consumer.close()
+
+    def attempts(self, **options: Any) -> list[dict[str, Any]]:
+        return self._decoded(self.topics.attempts, codec.own_schema("attempt.v1"), **options)
 
     def dead(self) -> list[dict[str, Any]]:
         return self._decoded(self.topics.dead, dead_letter_schema())
@@ -163,9 +173,9 @@ class Site:
     def operations(self) -> list[Operation]:
         return [decode_operation(message.value()) for message in self.read(self.topics.operations)]
 
-    def _decoded(self, topic: str, schema: str) -> list[dict[str, Any]]:
+    def _decoded(self, topic: str, schema: str, **options: Any) -> list[dict[str, Any]]:
         parsed = codec.parse_schema(schema)
-        return [codec.decode(message.value(), parsed) for message in self.read(topic)]
+        return [codec.decode(message.value(), parsed) for message in self.read(topic, **options)]
 
     def outcomes(self) -> Counter[tuple[str, str]]:
         """How often each (delivery id, outcome) is in `attempts`."""
