@@ -79,7 +79,7 @@ class Place:
             now = await self.stored()
             return now if now >= count else 0
 
-        return await eventually_async(cast(Any, reached), timeout_s=60.0, message=f"{count} attempts are stored")
+        return await eventually_async(cast(Any, reached), timeout_s=120.0, message=f"{count} attempts are stored")
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
@@ -101,20 +101,20 @@ def some(count: int, outcome: str = "delivered") -> list[tuple[Delivery, Attempt
     ]
 
 
-async def test_killed_again_and_again_there_is_no_gap_and_no_double(
-    place: Place, request: pytest.FixtureRequest
-) -> None:
-    place.log.write(some(ATTEMPTS))
-    kind = "sqlite" if place.url.startswith("sqlite") else "postgres"
-    stored = kills = 0
-    while stored < ATTEMPTS and kills < KILLS[kind]:
+async def test_killed_again_and_again_there_is_no_gap_and_no_double(place: Place) -> None:
+    kills = KILLS["sqlite" if place.url.startswith("sqlite") else "postgres"]
+    attempts = some(ATTEMPTS)
+    place.log.write(attempts[: ATTEMPTS // 2])
+    part = ATTEMPTS // 2 // kills
+    stored = 0
+    for number in range(kills):  # there is more each time, however fast it was
+        begin = ATTEMPTS // 2 + number * part
+        place.log.write(attempts[begin : begin + part])
         with place.cli.started("history") as started:
             stored = await place.until(stored + 1)
             started.process.kill()
             started.process.wait()
-        kills += 1
         stored = await place.stored()
-    assert kills > 2
     place.log.write(some(1_000))
     with place.cli.started("history") as started:
         await place.until(ATTEMPTS + 1_000)

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
 from collections import Counter
 from pathlib import Path
 
 from connectors.local_kafka import Cluster
 from schemas.ids import delivery_id
+from tests.helpers import eventually_async
 from tests.integration.sink import sink_process
 from tests.integration.workers import Site, until
 
 DELIVERIES = 20_000
 SUBSCRIPTIONS = [f"sub_{n}" for n in range(10)]
+#: For one endpoint that takes 40 at a time and 0.3 s for each.
+EVENTS_OF_FIVE_SECONDS = 700
 
 
 def expected(events: list[str], subscriptions: list[str]) -> set[str]:
@@ -29,18 +33,18 @@ async def test_killed_in_the_middle_of_20_000_deliveries(kafka: Cluster, prefix:
     events = [f"evt_{n}" for n in range(DELIVERIES // len(SUBSCRIPTIONS))]
     wanted = expected(events, SUBSCRIPTIONS)
     with sink_process() as sink:
-        for subscription in SUBSCRIPTIONS:
-            site.subscribe(subscription, sink.url("/ok"))
+        for subscription in SUBSCRIPTIONS:  # 3,200 a second at the most: it takes six seconds
+            site.subscribe(subscription, sink.url("/slow/25"), max_in_flight=8)
         site.send(events)
         with site.worker_process("w1", log=log) as worker:
-            until(lambda: sink.total() > DELIVERIES // 4, "a quarter is delivered")
+            until(lambda: site.readable(site.topics.attempts) > DELIVERIES // 4, "nearly a quarter is settled")
             worker.kill()
         at_kill = Counter(sink.counts())
-        settled = {one["delivery_id"] for one in site.attempts()}
+        settled = {one["delivery_id"] for one in site.attempts(patience_s=0.0)}
         assert DELIVERIES // 8 < len(settled) <= len(at_kill) < DELIVERIES
         assert settled <= set(at_kill)
         with site.worker_process("w1", log=log) as worker:
-            until(lambda: len(sink.counts()) == DELIVERIES, "all are delivered")
+            until(lambda: len(sink.counts()) == DELIVERIES, "all are delivered", 120)
             assert worker.terminate() == 0
         counts = Counter(sink.counts())
     assert set(counts) == wanted
@@ -64,15 +68,16 @@ async def test_fan_out_killed_in_the_middle_writes_every_delivery_once(
         site.subscribe(subscription, "http://127.0.0.1:1024/")
     site.send(events)
 
-    def written() -> Counter[str]:
-        return Counter(_id_of(message.value()) for message in site.read(site.topics.deliveries))
+    def written(patience_s: float = 10.0) -> Counter[str]:
+        found = site.read(site.topics.deliveries, patience_s=patience_s)
+        return Counter(_id_of(message.value()) for message in found)
 
     with site.worker_process("w1", ["fan-out"], log=log) as worker:
-        until(lambda: len(site.read(site.topics.deliveries)) > 3_000, "it has begun")
+        until(lambda: site.readable(site.topics.deliveries) > 3_000, "it has begun")
         worker.kill()
-    assert 3_000 < len(written()) < 3 * len(events)
+    assert 3_000 < len(written(0.0)) < 3 * len(events)
     with site.worker_process("w1", ["fan-out"], log=log) as worker:
-        until(lambda: len(site.read(site.topics.deliveries)) >= 3 * len(events), "all are written")
+        until(lambda: len(site.read(site.topics.deliveries)) >= 3 * len(events), "all are written", 120)
         assert worker.terminate() == 0
     counts = written()
     assert set(counts) == expected(events, SUBSCRIPTIONS[:3])
@@ -84,23 +89,32 @@ def _id_of(value: bytes) -> str:
 
 
 async def test_a_second_worker_joins_and_leaves_in_the_middle(kafka: Cluster, prefix: str, tmp_path: Path) -> None:
-    site = await Site.made(kafka.bootstrap, prefix)
+    site = await Site.made(kafka.bootstrap, prefix, drain_s=30.0)
     log = tmp_path / "worker.log"
-    events = [f"evt_{n}" for n in range(1_200)]
-    wanted = expected(events, SUBSCRIPTIONS)
+    events: list[str] = []
     with sink_process() as sink:
-        for subscription in SUBSCRIPTIONS:  # 10 endpoints at 80 deliveries a second each: 15 s
+        for subscription in SUBSCRIPTIONS:  # 10 endpoints at 80 deliveries a second each
             site.subscribe(subscription, sink.url("/slow/200"), max_in_flight=16)
-        site.send(events)
+
+        def busy() -> bool:
+            """There are three seconds' deliveries to be made, at the least."""
+            if len(events) * len(SUBSCRIPTIONS) - sink.total() < 2_500:
+                more = [f"evt_{len(events) + n}" for n in range(100)]
+                events.extend(more)
+                site.send(more)
+            return True
+
         with site.worker_process("w1", log=log) as first:
-            until(lambda: sink.total() > 1_000, "it has begun")
+            until(lambda: busy() and sink.total() > 1_000, "it has begun")
             with site.worker_process("w2", log=log) as second:
-                second.ready()
+                joining = asyncio.create_task(asyncio.to_thread(second.ready))
+                await eventually_async(lambda: busy() and joining.done(), timeout_s=120, message="a second one joins")
+                await joining
                 joined = sink.total()
-                until(lambda: sink.total() > joined + 2_000, "both deliver")
-                assert joined < len(wanted) - 2_500
+                until(lambda: busy() and sink.total() > joined + 2_000, "both deliver")
                 assert second.terminate() == 0
-            until(lambda: len(sink.counts()) == len(wanted), "all are delivered")
+            wanted = expected(events, SUBSCRIPTIONS)
+            until(lambda: len(sink.counts()) == len(wanted), "all are delivered", 120)
             assert first.terminate() == 0
         counts = Counter(sink.counts())
     assert set(counts) == wanted
@@ -136,9 +150,9 @@ async def test_a_worker_that_was_taken_for_dead_writes_nothing_of_its_old_epoch(
 async def test_sigterm_settles_what_is_under_way_and_leaves_the_rest(
     kafka: Cluster, prefix: str, tmp_path: Path
 ) -> None:
-    site = await Site.made(kafka.bootstrap, prefix)
+    site = await Site.made(kafka.bootstrap, prefix, drain_s=30.0)
     log = tmp_path / "worker.log"
-    events = [f"evt_{n}" for n in range(300)]
+    events = [f"evt_{n}" for n in range(EVENTS_OF_FIVE_SECONDS)]
     with sink_process() as sink:
         site.subscribe("slow", sink.url("/slow/300"), max_in_flight=40)
         site.send(events)
@@ -146,10 +160,10 @@ async def test_sigterm_settles_what_is_under_way_and_leaves_the_rest(
             until(lambda: sink.total() > 50, "it has begun")
             assert worker.terminate() == 0
         posted = sink.counts()
-        assert 50 < len(posted) < 300
+        assert 50 < len(posted) < EVENTS_OF_FIVE_SECONDS
         assert site.outcomes() == {(one, "delivered"): 1 for one in posted}
         with site.worker_process("w1", log=log) as worker:
-            until(lambda: len(sink.counts()) == 300, "the rest is delivered")
+            until(lambda: len(sink.counts()) == EVENTS_OF_FIVE_SECONDS, "the rest is delivered")
             assert worker.terminate() == 0
         counts = Counter(sink.counts())
     assert doubled(counts) == {}
