@@ -44,6 +44,7 @@ async def test_every_answer_is_documented(settings: Settings, tmp_path: Path) ->
             "--seed=1",
             "--generation-database=none",
             "--suppress-health-check=all",
+            "--request-timeout=120",
             "--exclude-path=/v1/events/listen",  # an answer without an end: tests/integration/test_listen.py
             "--continue-on-failure",
             "--no-color",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import jsonschema
@@ -15,6 +16,7 @@ from schemas.credentials import secret_key
 from schemas.delivery import decode_delivery
 from streams.settings import Settings
 from tests.integration.test_api import Api, Caller, running, settings
+from tests.transactions import readable
 
 __all__ = ["settings"]  # the fixture
 
@@ -33,6 +35,8 @@ async def create(caller: Caller, **given: Any) -> Any:
 
 async def records(settings: Settings, topic: str) -> list[Any]:
     config = {"bootstrap.servers": settings.bootstrap}
+    assert settings.bootstrap is not None
+    await asyncio.to_thread(readable, settings.bootstrap, topic)
     async with Reader(config, [topic], from_beginning=True) as reader:
         return [record async for batch in reader.batches(follow=False) for record in batch]
 
@@ -195,7 +199,7 @@ async def test_secrets_are_shown_once_kept_when_sent_back_and_revealed_on_reques
 
         revealed = await acme.ask("POST", f"{path}/reveal-secret")
         assert revealed[1] == {"secrets": [{"secret": SECRET, "expires_ms": 0}]}
-        status, rotated, _ = await acme.ask("POST", f"{path}/rotate-secret", json={"overlap_ms": 60_000})
+        status, rotated, _ = await acme.ask("POST", f"{path}/rotate-secret", json={"overlap_ms": 600_000})
         assert status == 200
         first, second = (await acme.ask("POST", f"{path}/reveal-secret"))[1]["secrets"]
         assert (first["secret"], first["expires_ms"]) == (rotated["secret"], 0)
