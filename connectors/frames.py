@@ -352,6 +352,17 @@ class FrameConsumer(FaustConsumer):
             raise RuntimeError("the consumer has not joined its group yet")
         return self._group
 
+    async def committed(self, places: Sequence[tuple[str, int]]) -> dict[tuple[str, int], tuple[int, str]] | None:
+        """What the group has, (next offset, metadata) by topic and partition; what it has not is left out. Waits for an
+        answer; None when there is none to be had. RuntimeError before joining."""
+        if self._member is None:
+            raise RuntimeError("the consumer has not joined its group yet")
+        wanted = [TopicPartition(topic, partition) for topic, partition in places]
+        answered = await asyncio.wrap_future(self._member.call(self._committed_of, wanted))
+        if answered is None:
+            return None
+        return {(one.topic, one.partition): (one.offset, one.metadata or "") for one in answered if one.offset >= 0}
+
     # --- pause and resume, by the owner of a partition's records ----------------------------------
 
     def hold(self, topic: str, partition: int) -> None:

@@ -339,6 +339,8 @@ class MemoryPublisher:
         records: Sequence[Out],
         offsets: Sequence[tuple[str, int, int, str]],
         still_ours: Callable[[], bool] | None = None,
+        *,
+        decisive: bool = False,
     ) -> None:
         """See the port."""
         await asyncio.sleep(0)  # never done within the call, as no real one is

@@ -14,7 +14,7 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from connectors.publisher import TransactionalPublisher
+from connectors.publisher import Committed, TransactionalPublisher
 from schemas.frame import Out
 
 
@@ -25,10 +25,16 @@ class PairedPublisher:
     written ones, whichever marker comes first (Kafka's OffsetMetadataManager compares where they lie in its log).
     """
 
-    def __init__(self, config: Mapping[str, Any], transactional_id: str, group: Callable[[], object]) -> None:
+    def __init__(
+        self,
+        config: Mapping[str, Any],
+        transactional_id: str,
+        group: Callable[[], object],
+        committed: Committed | None = None,
+    ) -> None:
         """As `TransactionalPublisher`; the ids are `<transactional_id>.0` and `.1`."""
         self._next, self._other = (
-            TransactionalPublisher(config, f"{transactional_id}.{turn}", group) for turn in range(2)
+            TransactionalPublisher(config, f"{transactional_id}.{turn}", group, committed) for turn in range(2)
         )
 
     async def start(self) -> None:
@@ -40,10 +46,12 @@ class PairedPublisher:
         records: Sequence[Out],
         offsets: Sequence[tuple[str, int, int, str]],
         still_ours: Callable[[], bool] | None = None,
+        *,
+        decisive: bool = False,
     ) -> None:
         """One transaction; see the port."""
         turn = self._next
-        await turn.publish(records, offsets, still_ours)
+        await turn.publish(records, offsets, still_ours, decisive=decisive)
         self._next, self._other = self._other, turn
 
     async def close(self) -> None:

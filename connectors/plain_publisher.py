@@ -60,6 +60,8 @@ class PlainPublisher:
         records: Sequence[Out],
         offsets: Sequence[tuple[str, int, int, str]],
         still_ours: Callable[[], bool] | None = None,
+        *,
+        decisive: bool = False,
     ) -> None:
         """Write, wait for all acknowledgements, and hand the offsets on; see the port. Waits out transient errors.
 

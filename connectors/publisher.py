@@ -18,7 +18,7 @@ import logging
 import queue
 import re
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any, cast
 
@@ -53,6 +53,8 @@ _SEND_TIMEOUT_MAX_S = 24.0
 #: it has given up, and for that ignores the time-out (confluentinc/librdkafka issues 5456 and 5511).
 _STUCK_S = 2.0
 _LOOK_S = 1.0
+#: Who is fenced twice within so long is not alone with this id.
+_ALONE_S = 60.0
 _ABORTS_MAX = 3  # calls, of 10 s each; then a new producer ends the transaction sooner
 _CLOSE_TIMEOUT_S = 2.0
 
@@ -69,6 +71,11 @@ _STALE = frozenset(
 )
 _FENCED = frozenset({KafkaError._FENCED, KafkaError.PRODUCER_FENCED, KafkaError.INVALID_PRODUCER_EPOCH})
 TOO_LARGE = frozenset({KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.RECORD_LIST_TOO_LARGE})
+
+
+#: What the group of the offsets has: (next offset, metadata) by topic and partition; None when it does not say. Waits
+#: out transient errors.
+Committed = Callable[[Sequence[tuple[str, int]]], Awaitable[Mapping[tuple[str, int], tuple[int, str]] | None]]
 
 
 class _StuckError(Exception):
@@ -145,9 +152,19 @@ class TransactionalPublisher:
     """Implements `streams.ports.Publisher`."""
 
     def __init__(
-        self, config: Mapping[str, Any], transactional_id: str, group: Callable[[], object], *, reports: bool = False
+        self,
+        config: Mapping[str, Any],
+        transactional_id: str,
+        group: Callable[[], object],
+        committed: Committed | None = None,
+        *,
+        reports: bool = False,
     ) -> None:
         """`config` needs `bootstrap.servers`; `group` answers the consumer's current group metadata.
+
+        With `committed`, a producer that the brokers have given up (they do when a transaction is open for longer than
+        its time-out, as while they are away themselves) is replaced, and the transaction written again unless the group
+        has its offsets. Without, FencedError: the id has gone to another process, as it is meant to.
 
         With `reports`, `written` says after each `publish` where its last record stands, by topic and partition: a
         callback for each record, which the engine's path does not pay for.
@@ -165,7 +182,7 @@ class TransactionalPublisher:
             # When no broker is connected, librdkafka would forget all it knows of and start from the bootstrap servers.
             # Sending offsets then waits for a coordinator that is no more: with a cluster of one broker, nine of ten
             # reset connections ended so. Brokers that moved elsewhere are found by the next producer, once this one is
-            # given up.
+            # given up. Consumers must not have this (ARCHITECTURE.md).
             "metadata.recovery.strategy": "none",
             **config,
             "transactional.id": transactional_id,
@@ -173,6 +190,10 @@ class TransactionalPublisher:
             "on_delivery": self._on_delivered,
         }
         self._group = group
+        self._committed = committed
+        self._clock = SystemClock()
+        self._replaced_s = -_ALONE_S  # when the brokers had last given this id's producer up (monotonic)
+        self._ending = False  # whether the present transaction may have been committed
         self._thread = _Thread(f"publish-{transactional_id}")
         self._producer: Producer | None = None
         self._failed: tuple[KafkaError, str, int] | None = None
@@ -200,11 +221,13 @@ class TransactionalPublisher:
         records: Sequence[Out],
         offsets: Sequence[tuple[str, int, int, str]],
         still_ours: Callable[[], bool] | None = None,
+        *,
+        decisive: bool = False,
     ) -> None:
         """One transaction; see the port. Waits out transient errors, for ever if need be: nothing is lost by
         waiting."""
         attempt = 0
-        while not await self._publish_once(records, offsets, still_ours):
+        while not await self._publish_once(records, offsets, still_ours, decisive):
             if self._halt.is_set():
                 raise FencedError("the publisher was closed before the transaction could be committed")
             await asyncio.sleep(BACKOFF_S[min(attempt, len(BACKOFF_S) - 1)])
@@ -234,6 +257,10 @@ class TransactionalPublisher:
         given twice the time of the one before until one commits: what it waits for may be away for long."""
         logger.error("librdkafka does not come back from a transaction; going on with a new producer")
         self._send_timeout_s = min(2 * self._send_timeout_s, _SEND_TIMEOUT_MAX_S)
+        await self._renew()
+
+    async def _renew(self) -> None:
+        """Another producer of the same id, on another thread: the brokers end what this one has begun."""
         self._thread.end()
         self._thread = _Thread(f"publish-{self._config['transactional.id']}")
         self._begun = False
@@ -246,12 +273,14 @@ class TransactionalPublisher:
         records: Sequence[Out],
         offsets: Sequence[tuple[str, int, int, str]],
         still_ours: Callable[[], bool] | None,
+        decisive: bool,
     ) -> bool:
         """True when committed; False when aborted for a reason that may pass."""
         producer = self._producer
         if producer is None:
             raise RuntimeError("the publisher is not started")
         self._failed = None
+        self._ending = False
         self.written.clear()
         try:
             if not self._begun:
@@ -259,7 +288,10 @@ class TransactionalPublisher:
             await self._produce(producer, records)
             await self._run(self._commit, producer, offsets, still_ours)
         except KafkaException as error:
-            return await self._after(self._settle_failure, producer, error.args[0], records)
+            try:
+                return await self._after(self._settle_failure, producer, error.args[0], records)
+            except FencedError as fenced:
+                return await self._fenced_alone(fenced, offsets, still_ours, decisive)
         except _StuckError:
             await self._replace()
             return False
@@ -268,6 +300,38 @@ class TransactionalPublisher:
             raise
         self.transactions += 1
         return True
+
+    async def _fenced_alone(
+        self,
+        fenced: FencedError,
+        offsets: Sequence[tuple[str, int, int, str]],
+        still_ours: Callable[[], bool] | None,
+        decisive: bool,
+    ) -> bool:
+        """Go on with another producer after all, where nobody else uses this id; whether the transaction was committed.
+        Raises `fenced` where that is not so, or cannot be told.
+
+        Brokers abort a transaction that is open for longer than its time-out, and refuse its producer from then on: so
+        they do with all of them once they were away for so long themselves."""
+        now = self._clock.monotonic()
+        unsure = self._ending
+        if self._committed is None or now - self._replaced_s < _ALONE_S or (unsure and not decisive):
+            raise fenced
+        self._replaced_s = now
+        logger.warning(
+            "%s: the brokers gave its producer up; going on with a new one", self._config["transactional.id"]
+        )
+        if self._producer is not None:
+            await self._run(self._producer.purge)  # so that it is soon gone
+        await self._renew()  # and what was being committed is, or never will be
+        if not unsure:
+            return False
+        found = await self._committed([(topic, partition) for topic, partition, *_ in offsets])
+        if found is None or still_ours is None or not still_ours():  # then others may have committed since
+            raise fenced
+        done = all(found.get((topic, partition)) == (offset, text) for topic, partition, offset, text in offsets)
+        self.transactions += done
+        return done
 
     async def _produce(self, producer: Producer, records: Sequence[Out]) -> None:
         """Queue the records, here on the loop: in a thread of its own, this short work would fight the loop for the
@@ -333,6 +397,7 @@ class TransactionalPublisher:
             # before; its new epoch starts from the offsets of before. From here on it waits for this transaction's end.
             if still_ours is not None and not still_ours():
                 raise StaleGroupError("partitions were given up while their offsets were on their way")
+        self._ending = True
         self._retrying(producer.commit_transaction, _CALL_TIMEOUT_S)
         self._send_timeout_s = _SEND_TIMEOUT_S
         # The next one is begun here, where waiting for librdkafka's thread costs nobody. Until records or offsets come,

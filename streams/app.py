@@ -12,7 +12,7 @@ import contextlib
 import gc
 import logging
 import resource
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, cast
 
 from confluent_kafka import KafkaException
@@ -369,7 +369,9 @@ class Part:
         if settings.guarantee == "at_least_once":
             self.publisher = PlainPublisher(client_config(settings), self._commit_soon)
         else:
-            self.publisher = PairedPublisher(client_config(settings), f"{self.group}.{name}", self._group_metadata)
+            self.publisher = PairedPublisher(
+                client_config(settings), f"{self.group}.{name}", self._group_metadata, self._committed
+            )
         self.settler = Settler(self.publisher)
         self.app = frames.FrameApp(
             self.group,
@@ -443,6 +445,9 @@ class Part:
 
     def _group_metadata(self) -> object:
         return self.consumer.group_metadata()
+
+    async def _committed(self, places: Sequence[tuple[str, int]]) -> Mapping[tuple[str, int], tuple[int, str]] | None:
+        return await self.consumer.committed(places)
 
     def _commit_soon(self, offsets: Sequence[tuple[str, int, int, str]]) -> None:
         self.consumer.commit_soon(offsets)

@@ -151,6 +151,8 @@ class Publisher(Protocol):
         records: Sequence[Out],
         offsets: Sequence[tuple[str, int, int, str]],
         still_ours: Callable[[], bool] | None = None,
+        *,
+        decisive: bool = False,
     ) -> None:
         """One Kafka transaction: the records, and offsets as (topic, partition, next offset, metadata). Without
         transactions: the records with a value, then those without (they say that something is over), then the offsets.
@@ -158,6 +160,9 @@ class Publisher(Protocol):
         `still_ours` says whether the offsets' partitions are those of the epoch in which the offsets were computed. It
         is asked, on any thread, each time after the group's metadata was read: the group knows members, not whose
         offsets they send, and would take from a member that has joined again what an earlier epoch of it had to say.
+
+        `decisive` says that each of the offsets is news to the group: once it has them, this transaction was committed.
+        So a publisher that lost its connection while it committed can find out.
 
         Raises StaleGroupError when the group refuses the offsets or they are not ours any more (the transaction is
         aborted; try again without what was lost), FencedError when this producer was replaced, RecordTooLargeError when

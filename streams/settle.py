@@ -153,17 +153,22 @@ class Settler:
         while True:
             records: list[Out] = []
             ledgers: dict[tuple[str, int], OffsetLedger] = {}
+            moved: dict[tuple[str, int], OffsetLedger] = {}
             for topic, partition, ledger, offsets, outs, _ in group:
                 # A partition given up meanwhile is somebody else's: its results are void, its records come again there.
                 if ledger.live:
-                    ledger.finish_all(offsets)
                     ledgers[topic, partition] = ledger
                     records += outs
+                    if offsets:
+                        ledger.finish_all(offsets)
+                        moved[topic, partition] = ledger
             if not ledgers:
                 return
-            positions = [(topic, partition, *ledger.progress()) for (topic, partition), ledger in ledgers.items()]
+            # Where nothing moved, what the group has is said again: it looks at who says it.
+            positions = [(*place, *ledger.progress()) for place, ledger in (moved or ledgers).items()]
+            still_ours = partial(_all_live, ledgers.values())
             try:
-                await self._publisher.publish(records, positions, partial(_all_live, ledgers.values()))
+                await self._publisher.publish(records, positions, still_ours, decisive=bool(moved))
                 self.written += 1
                 return
             except StaleGroupError as error:

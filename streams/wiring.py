@@ -69,9 +69,6 @@ def client_config(settings: Settings) -> dict[str, Any]:
         "bootstrap.servers": settings.bootstrap,
         # librdkafka waits up to 10 s between two tries to connect: a broker that was away for three would be for ten.
         "reconnect.backoff.max.ms": 1_000,
-        # When no broker is connected, it would forget all it knows of the cluster and start from the bootstrap servers.
-        # With that, consumers stand still for a second after all connections were reset, and for 30 ms without.
-        "metadata.recovery.strategy": "none",
         **own,
     }
 

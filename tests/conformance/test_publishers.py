@@ -9,11 +9,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import queue
-from collections.abc import AsyncIterator, Awaitable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from typing import Any, Protocol
 
 import pytest
-from confluent_kafka import Consumer, IsolationLevel, KafkaError, KafkaException, TopicPartition
+from confluent_kafka import Consumer, IsolationLevel, KafkaError, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic, OffsetSpec
 
 from connectors.local_kafka import Cluster
@@ -472,6 +472,96 @@ async def test_a_transaction_that_took_too_long_is_void(kafka: Cluster, prefix: 
 
 
 # --- the pair alone --------------------------------------------------------------------------------------------------
+
+
+class Interrupted:
+    """A real producer whose next commit ends as it does when brokers were away: refused, with the transaction committed
+    by then, or aborted by a producer of the same id that came after."""
+
+    def __init__(self, real: Any, aborted_by: Callable[[], object] | None) -> None:
+        self._real = real
+        self._aborted_by = aborted_by
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._real, name)
+
+    def commit_transaction(self, timeout: float) -> None:
+        if self._aborted_by is not None:
+            self._aborted_by()
+        self._real.commit_transaction(timeout)
+        raise KafkaException(KafkaError(KafkaError._FENCED, "fenced", fatal=True))
+
+
+class Recovering(KafkaWorld):
+    """A worker's: its publisher may ask what the group has."""
+
+    def _made(self, transactional_id: str) -> TransactionalPublisher:
+        return TransactionalPublisher(
+            {"bootstrap.servers": self._bootstrap}, f"{self._prefix}{transactional_id}", lambda: self._group, self._has
+        )
+
+    async def _has(self, places: Sequence[tuple[str, int]]) -> dict[tuple[str, int], tuple[int, str]]:
+        found = {place: await self.committed(*place) for place in places}
+        return {place: offset for place, offset in found.items() if offset is not None}
+
+    def take(self, transactional_id: str) -> None:
+        """Whatever is open under this id is aborted, and its producer refused from now on."""
+        config = {"bootstrap.servers": self._bootstrap, "transactional.id": f"{self._prefix}{transactional_id}"}
+        Producer(config).init_transactions(30)
+
+
+@pytest.fixture
+async def recovering(kafka: Cluster, prefix: str) -> AsyncIterator[Recovering]:
+    world = Recovering(kafka.bootstrap, prefix)
+    await world.member()
+    try:
+        yield world
+    finally:
+        await world.close()
+
+
+async def test_a_producer_that_the_brokers_gave_up_is_replaced_once_a_minute(recovering: Recovering) -> None:
+    out, source = recovering.topic("out"), recovering.topic("source")
+    publisher = await recovering.publisher("a")
+    for number in (1, 2):
+        await publisher.publish([record(out, b"%d" % number)], [(source, 0, number, "")], lambda: True, decisive=True)
+        recovering.take("a")
+    with pytest.raises(FencedError, match="another worker uses"):
+        await publisher.publish([record(out, b"3")], [(source, 0, 3, "")], lambda: True, decisive=True)
+    assert values(await recovering.read(out)) == [b"1", b"2"]
+    assert await recovering.committed(source, 0) == (2, "")
+
+
+@pytest.mark.parametrize("committed", [True, False])
+async def test_a_transaction_that_was_refused_while_it_was_committed_is_written_once(
+    recovering: Recovering, committed: bool
+) -> None:
+    out, source = recovering.topic("out"), recovering.topic("source")
+    publisher = await recovering.publisher("a")
+    assert isinstance(publisher, TransactionalPublisher)
+    await publisher.publish([record(out, b"1")], [(source, 0, 1, "")], lambda: True, decisive=True)
+    interrupted: Any = Interrupted(publisher._producer, None if committed else lambda: recovering.take("a"))
+    publisher._producer = interrupted
+    await publisher.publish([record(out, b"2")], [(source, 0, 2, "m")], lambda: True, decisive=True)
+    await publisher.publish([record(out, b"3")], [(source, 0, 3, "")], lambda: True, decisive=True)
+    assert values(await recovering.read(out)) == [b"1", b"2", b"3"]
+    assert await recovering.committed(source, 0) == (3, "")
+    assert publisher.transactions == 3
+
+
+@pytest.mark.parametrize("lost", [False, True], ids=["nothing tells", "lost meanwhile"])
+async def test_where_it_cannot_be_told_whether_it_was_committed_the_worker_ends(
+    recovering: Recovering, lost: bool
+) -> None:
+    out, source = recovering.topic("out"), recovering.topic("source")
+    publisher = await recovering.publisher("a")
+    assert isinstance(publisher, TransactionalPublisher)
+    interrupted: Any = Interrupted(publisher._producer, None)
+    publisher._producer = interrupted
+    answers = iter([True, True, not lost])  # twice while it is written
+    with pytest.raises(FencedError):
+        await publisher.publish([record(out, b"1")], [(source, 0, 1, "")], lambda: next(answers), decisive=lost)
+    assert values(await recovering.read(out)) == [b"1"]
 
 
 async def test_of_two_that_take_turns_the_later_offsets_stay(kafka: Cluster, prefix: str) -> None:

@@ -249,6 +249,9 @@ async def test_offsets_can_be_committed_without_waiting(kafka: Cluster, topic: s
         for offset in range(1, 51):
             first.consumer.commit_soon([(topic, 0, offset, f"m{offset}"), (topic, 1, offset, "")])
         await eventually_async(lambda: committed(kafka.bootstrap, group, topic, 0) == (50, "m50"))
+        await eventually_async(lambda: committed(kafka.bootstrap, group, topic, 1) == (50, ""))
+        has = await first.consumer.committed([(topic, 0), (topic, 1)])
+        assert has == {(topic, 0): (50, "m50"), (topic, 1): (50, "")}
         async with running(second):
             await eventually_async(lambda: len(first.assigned) == len(second.assigned) == 1)
             ((_, stays),) = first.assigned

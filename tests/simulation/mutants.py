@@ -110,6 +110,8 @@ class _OffsetsFirst:
         records: Sequence[Out],
         offsets: Sequence[tuple[str, int, int, str]],
         still_ours: Callable[[], bool] | None = None,
+        *,
+        decisive: bool = False,
     ) -> None:
         await self._publisher.publish([], offsets, still_ours)
         await self._publisher.publish(records, [])
@@ -140,6 +142,8 @@ class _Heedless:
         records: Sequence[Out],
         offsets: Sequence[tuple[str, int, int, str]],
         still_ours: Callable[[], bool] | None = None,
+        *,
+        decisive: bool = False,
     ) -> None:
         await self._publisher.publish(records, offsets)
 

@@ -52,6 +52,8 @@ class SimPublisher:
         records: Sequence[Out],
         offsets: Sequence[tuple[str, int, int, str]],
         still_ours: Callable[[], bool] | None = None,
+        *,
+        decisive: bool = False,
     ) -> None:
         """See the port."""
         attempt = 0
@@ -127,6 +129,8 @@ class SimPlainPublisher:
         records: Sequence[Out],
         offsets: Sequence[tuple[str, int, int, str]],
         still_ours: Callable[[], bool] | None = None,
+        *,
+        decisive: bool = False,
     ) -> None:
         """See the port."""
         for part in self._in_order(records):

@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 
 from schemas.frame import Headers
+from streams.core.outstanding import Outstanding
 from streams.core.parked import (
     FINISHED,
     FLOOR,
     ORDER,
     Lot,
     Order,
-    Outstanding,
     ParkedLog,
     finished_by,
     finished_headers,

@@ -138,7 +138,7 @@ async def test_a_partition_lost_and_regained_while_its_transaction_waits_is_not_
 @pytest.mark.parametrize("error", [FencedError("fenced"), RecordTooLargeError("t", 9)])
 async def test_what_waiting_does_not_mend_ends_it(error: Exception) -> None:
     class Failing:
-        async def publish(self, *_: object) -> None:
+        async def publish(self, *_: object, **__: object) -> None:
             raise error
 
     settler = Settler(Failing())
