@@ -47,6 +47,7 @@ from faust.types import TP, ConsumerMessage, RecordMetadata
 from yarl import URL
 
 from connectors.admin import silent_logger
+from connectors.clock import SystemClock
 from connectors.commits import Commits
 from connectors.consumer_thread import ConsumerThread
 from connectors.kafka_rights import DENIED, denied
@@ -66,6 +67,7 @@ NewLedger = Callable[[str, int, int, str | None], OffsetLedger]
 
 _POLL_S = 0.05  # also how long a call to a consumer may wait for its turn
 _CALL_TIMEOUT_S = 30.0
+_SAID_AGAIN_S = 10.0  # that no broker answers: librdkafka says so at each try to connect
 _COMMIT_AGAIN_S = 0.5
 
 #: What is in flight gets so long to end when a classic group rebalances: it takes all partitions away, also those that
@@ -268,6 +270,8 @@ class FrameConsumer(FaustConsumer):
         self._in_hand = threading.Semaphore(settings.batches_in_hand_max)
         self._batches: asyncio.Queue[list[Frame]] = asyncio.Queue()  # bounded by _in_hand
         self._main_loop: asyncio.AbstractEventLoop | None = None
+        self._clock = SystemClock()
+        self._away_said_s = -_SAID_AGAIN_S
         # Written by the member's thread. What the fetcher's thread fetches, and for which epoch, lags behind it by a
         # turn, and so a record never gets a ledger of an epoch that it was not fetched in.
         self._epochs: dict[tuple[str, int], _Epoch] = {}
@@ -485,7 +489,10 @@ class FrameConsumer(FaustConsumer):
         if error.code() == KafkaError._FATAL:
             self._fail(KafkaException(error))
         elif error.code() == KafkaError._ALL_BROKERS_DOWN:
-            logger.warning("no broker answers; waiting for the cluster: %s", error.str())
+            now = self._clock.monotonic()
+            if now - self._away_said_s >= _SAID_AGAIN_S:
+                self._away_said_s = now
+                logger.warning("no broker answers; waiting for the cluster: %s", error.str())
         else:
             logger.info("kafka: %s", error.str())
 
