@@ -161,8 +161,9 @@ class Publisher(Protocol):
         is asked, on any thread, each time after the group's metadata was read: the group knows members, not whose
         offsets they send, and would take from a member that has joined again what an earlier epoch of it had to say.
 
-        `decisive` says that each of the offsets is news to the group: once it has them, this transaction was committed.
-        So a publisher that lost its connection while it committed can find out.
+        `decisive` says that some of the offsets are news to the group: once it has them all, this transaction was
+        committed. So a publisher that was refused while it committed can find out. (Without records it does no harm to
+        take it for committed.)
 
         Raises StaleGroupError when the group refuses the offsets or they are not ours any more (the transaction is
         aborted; try again without what was lost), FencedError when this producer was replaced, RecordTooLargeError when

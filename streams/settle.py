@@ -154,6 +154,7 @@ class Settler:
             records: list[Out] = []
             ledgers: dict[tuple[str, int], OffsetLedger] = {}
             moved: dict[tuple[str, int], OffsetLedger] = {}
+            decisive = False
             for topic, partition, ledger, offsets, outs, _ in group:
                 # A partition given up meanwhile is somebody else's: its results are void, its records come again there.
                 if ledger.live:
@@ -162,13 +163,15 @@ class Settler:
                     if offsets:
                         ledger.finish_all(offsets)
                         moved[topic, partition] = ledger
+                        # What comes to records was not finished before; what comes to none may have been, by metadata.
+                        decisive = decisive or bool(outs)
             if not ledgers:
                 return
             # Where nothing moved, what the group has is said again: it looks at who says it.
             positions = [(*place, *ledger.progress()) for place, ledger in (moved or ledgers).items()]
             still_ours = partial(_all_live, ledgers.values())
             try:
-                await self._publisher.publish(records, positions, still_ours, decisive=bool(moved))
+                await self._publisher.publish(records, positions, still_ours, decisive=decisive or not records)
                 self.written += 1
                 return
             except StaleGroupError as error:

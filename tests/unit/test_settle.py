@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Sequence
 
 import pytest
 
@@ -206,3 +207,39 @@ async def test_stale_for_ever_can_be_cancelled() -> None:
     assert world.position(SOURCE) is None
     with pytest.raises(StaleGroupError):
         await world.publisher.publish([], [(SOURCE, 0, 1, "")])
+
+
+async def test_a_publisher_is_told_which_transactions_their_offsets_give_away() -> None:
+    """Offsets that come to records were not finished before; those that come to none may have been, by others."""
+    told: list[tuple[list[int], bool]] = []
+
+    class Heard:
+        async def publish(
+            self,
+            records: Sequence[Out],
+            offsets: Sequence[tuple[str, int, int, str]],
+            still_ours: Callable[[], bool] | None = None,
+            *,
+            decisive: bool = False,
+        ) -> None:
+            told.append(([partition for _, partition, *_ in offsets], decisive))
+
+    settler = Settler(Heard())
+    zero, one = opened(9), opened(9)
+
+    async def settled(*entries: tuple[int, Ledger, tuple[int, ...], tuple[Out, ...]]) -> tuple[list[int], bool]:
+        for partition, ledger, offsets, records in entries:
+            settler.settle(SOURCE, partition, ledger, offsets, records)
+        await settler.flush()
+        return told.pop()
+
+    running = asyncio.create_task(settler.run())
+    try:
+        assert await settled((0, zero, (0,), (out(b"a"),)), (1, one, (), (out(b"b"),))) == ([0], True)
+        assert await settled((0, zero, (1,), (out(b"a"),)), (1, one, (0,), ())) == ([0, 1], True)
+        assert await settled((0, zero, (2,), ())) == ([0], True)
+        assert await settled((0, zero, (3,), ()), (1, one, (), (out(b"b"),))) == ([0], False)
+        assert await settled((0, zero, (), (out(b"a"),)), (1, one, (), (out(b"b"),))) == ([0, 1], False)
+    finally:
+        running.cancel()
+    assert told == []
