@@ -15,15 +15,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import queue
 import re
 import threading
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from concurrent.futures import Future
 from typing import Any, cast
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer, TopicPartition
 
+from connectors.call_thread import CallThread, StuckError
 from connectors.clock import SystemClock
 from connectors.kafka_rights import DENIED, denied
 from schemas.errors import FencedError, RecordTooLargeError, StaleGroupError
@@ -49,10 +48,6 @@ _CALL_TIMEOUT_S = 10.0
 #: Sending offsets takes milliseconds. What is not done in so many seconds is asked for again, and goes on.
 _SEND_TIMEOUT_S = 3.0
 _SEND_TIMEOUT_MAX_S = 24.0
-#: A call that takes so much longer than its time-out never ends: librdkafka waits for a coordinator of the group that
-#: it has given up, and for that ignores the time-out (confluentinc/librdkafka issues 5456 and 5511).
-_STUCK_S = 2.0
-_LOOK_S = 1.0
 #: Who is fenced twice within so long is not alone with this id.
 _ALONE_S = 60.0
 _ABORTS_MAX = 3  # calls, of 10 s each; then a new producer ends the transaction sooner
@@ -76,76 +71,6 @@ TOO_LARGE = frozenset({KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.RECORD_LIST_TOO
 #: What the group of the offsets has: (next offset, metadata) by topic and partition; None when it does not say. Waits
 #: out transient errors.
 Committed = Callable[[Sequence[tuple[str, int]]], Awaitable[Mapping[tuple[str, int], tuple[int, str]] | None]]
-
-
-class _StuckError(Exception):
-    """A call into librdkafka will not return; its thread and its producer are lost."""
-
-
-class _Thread:
-    """Runs what blocks, one call after another. A daemon: a call that never returns keeps no process from ending."""
-
-    def __init__(self, name: str) -> None:
-        self._calls: queue.SimpleQueue[tuple[Future[None], Callable[[], object]] | None] = queue.SimpleQueue()
-        self._clock = SystemClock()
-        self._lock = threading.Lock()
-        self._stuck_from: float | None = None  # monotonic seconds
-        self._lost = False
-        self._thread = threading.Thread(target=self._work, name=name, daemon=True)
-        self._thread.start()
-
-    async def run(self, function: Callable[..., object], *args: Any) -> None:
-        """Call it there, and wait. _StuckError when an earlier or this call is stuck sending offsets."""
-        future: Future[None] = Future()
-        self._calls.put((future, lambda: function(*args)))
-        waiting = asyncio.wrap_future(future)
-        waiting.add_done_callback(_look)  # also when nobody waits any more
-        while not (await asyncio.wait([waiting], timeout=_LOOK_S))[0]:
-            if self._give_up():
-                raise _StuckError
-        waiting.result()
-
-    def may_stick(self, call: Callable[..., None], *args: Any) -> None:
-        """Call, on the thread, what may get stuck; its last argument is its time-out, in seconds. _StuckError when it
-        returned after all, and was given up before."""
-        with self._lock:
-            self._stuck_from = self._clock.monotonic() + args[-1] + _STUCK_S
-        try:
-            call(*args)
-        finally:
-            with self._lock:  # from here on, or not at all, a transaction may be committed
-                self._stuck_from = None
-                lost = self._lost
-        if lost:
-            raise _StuckError
-
-    def _give_up(self) -> bool:
-        with self._lock:
-            self._lost = self._lost or (self._stuck_from is not None and self._clock.monotonic() > self._stuck_from)
-            return self._lost
-
-    def end(self) -> None:
-        """After the calls that were asked for; not waited for when one is stuck."""
-        self._calls.put(None)
-        if not self._lost:
-            self._thread.join()
-
-    def _work(self) -> None:
-        while (call := self._calls.get()) is not None:
-            future, function = call
-            if not future.set_running_or_notify_cancel():
-                continue
-            try:
-                function()
-            except BaseException as error:  # noqa: BLE001 - whoever asked gets it
-                future.set_exception(error)
-            else:
-                future.set_result(None)
-
-
-def _look(future: asyncio.Future[None]) -> None:
-    if not future.cancelled():
-        future.exception()
 
 
 class TransactionalPublisher:
@@ -194,7 +119,7 @@ class TransactionalPublisher:
         self._clock = SystemClock()
         self._replaced_s = -_ALONE_S  # when the brokers had last given this id's producer up (monotonic)
         self._ending = False  # whether the present transaction may have been committed
-        self._thread = _Thread(f"publish-{transactional_id}")
+        self._thread = CallThread(f"publish-{transactional_id}")
         self._producer: Producer | None = None
         self._failed: tuple[KafkaError, str, int] | None = None
         self._begun = False
@@ -236,7 +161,7 @@ class TransactionalPublisher:
     async def close(self) -> None:
         """Let go; an open transaction is aborted."""
         self._halt.set()
-        with contextlib.suppress(_StuckError):  # the broker ends the transaction when its time is over
+        with contextlib.suppress(StuckError):  # the broker ends the transaction when its time is over
             await self._run(self._close)
         await asyncio.to_thread(self._thread.end)
 
@@ -247,7 +172,7 @@ class TransactionalPublisher:
         """False, once the transaction has ended; with another producer where this one is stuck."""
         try:
             await self._run(function, *args)
-        except _StuckError:
+        except StuckError:
             await self._replace()
         return False
 
@@ -262,7 +187,7 @@ class TransactionalPublisher:
     async def _renew(self) -> None:
         """Another producer of the same id, on another thread: the brokers end what this one has begun."""
         self._thread.end()
-        self._thread = _Thread(f"publish-{self._config['transactional.id']}")
+        self._thread = CallThread(f"publish-{self._config['transactional.id']}")
         self._begun = False
         await self._run(self._start)
 
@@ -292,7 +217,7 @@ class TransactionalPublisher:
                 return await self._after(self._settle_failure, producer, error.args[0], records)
             except FencedError as fenced:
                 return await self._fenced_alone(fenced, offsets, still_ours, decisive)
-        except _StuckError:
+        except StuckError:
             await self._replace()
             return False
         except Exception:
@@ -444,7 +369,7 @@ class TransactionalPublisher:
             self._retrying(self._thread.may_stick, producer.abort_transaction, _CALL_TIMEOUT_S, tries_max=_ABORTS_MAX)
         except KafkaException as error:
             if error.args[0].retriable():
-                raise _StuckError from None
+                raise StuckError from None
             raise self._fenced(error.args[0]) from None
 
     def _fenced(self, error: KafkaError) -> FencedError:
