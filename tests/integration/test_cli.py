@@ -148,7 +148,7 @@ def test_settings_that_are_wrong_are_named(bare: Cli) -> None:
     assert bare.fails("topics", "check").startswith("distributary.toml is not TOML")
     bare.directory.joinpath("distributary.toml").unlink()
     assert "DISTRIBUTARY_PREFIX" in bare.fails("topics", "check", "--prefix", "no spaces")
-    assert "must be JSON" in Cli(bare.directory, {"kafka": "{"}).fails("topics", "check")
+    assert "the setting kafka is not JSON" in Cli(bare.directory, {"kafka": "{"}).fails("topics", "check")
     nonsense = Cli(bare.directory, {"kafka": '{"no.such.setting": "1"}', "bootstrap": "127.0.0.1:1"})
     assert 'No such configuration property: "no.such.setting"' in nonsense.fails("topics", "check")
 
