@@ -140,9 +140,10 @@ class _End(asyncio.Protocol):
     def reset(self) -> None:
         """End it as if the cable had been cut and somebody had noticed."""
         if not self._closed:
-            with contextlib.suppress(OSError, ValueError):  # one that is being closed may have no socket any more
-                sock = self.transport.get_extra_info("socket")
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+            sock = self.transport.get_extra_info("socket")
+            if sock is not None:  # one that is being closed may have none any more
+                with contextlib.suppress(OSError, ValueError):
+                    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
             self.transport.abort()
 
     def connection_lost(self, error: Exception | None) -> None:

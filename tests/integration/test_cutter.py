@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from connectors.control import Control, ControlError, helper
+from connectors.cutter import Route, _End
 from tests.helpers import eventually_async
 from tests.integration.moody import held_port
 
@@ -151,6 +152,26 @@ async def test_a_stalled_connection_stands_and_goes_on_where_it_was(cable: Cable
     assert await asyncio.wait_for(new[0].readexactly(5), 60) == b"later"
     for each in (old, new, elsewhere):
         each[1].close()
+
+
+class Closing(asyncio.Transport):
+    """As uvloop's are while they are closed: without a socket."""
+
+    aborted = False
+
+    def get_extra_info(self, name: str, default: object = None) -> None:
+        return None
+
+    def abort(self) -> None:
+        self.aborted = True
+
+
+def test_a_connection_that_has_lost_its_socket_is_reset_all_the_same() -> None:
+    route, closing = Route(1), Closing()
+    route.mode = "refuse"
+    _End(route, None).connection_made(closing)
+    assert closing.aborted
+    route._place.close()
 
 
 async def test_where_nobody_listens_nobody_answers(tmp_path: Path) -> None:
