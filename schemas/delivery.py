@@ -268,16 +268,22 @@ def _skip_facts(value: bytes, at: int) -> int:
     return at
 
 
-def received_ms(facts: bytes) -> int:
-    """When the event was received, of a delivery's `facts`."""
+def _after_strings(facts: bytes, count: int) -> int:
+    """Where so many strings at the beginning end. They were checked when the delivery was read."""
     at = 0
-    for _ in range(3):
+    for _ in range(count):
         twice = facts[at]
         if twice & 0x81:
             length, at = get_long(facts, at)
             at += length
         else:
             at += 1 + (twice >> 1)
+    return at
+
+
+def received_ms(facts: bytes) -> int:
+    """When the event was received, of a delivery's `facts`."""
+    at = _after_strings(facts, 3)
     if int.from_bytes(facts[at : at + 12], "little") & _TWO_TIMES_MASK == _TWO_TIMES:
         a, b, c, d, e, f = facts[at + 6 : at + 12]  # the second of two varints of six bytes, seven bits in each
         return (a & 127 | (b & 127) << 7 | (c & 127) << 14 | (d & 127) << 21 | (e & 127) << 28 | f << 35) >> 1
@@ -287,14 +293,7 @@ def received_ms(facts: bytes) -> int:
 
 def is_of_tenant(facts: bytes, tenant: str) -> bool:
     """Whether a delivery's `facts` are of an event of this tenant's. Asked of every delivery: nothing else is read."""
-    at = 0
-    for _ in range(2):
-        twice = facts[at]
-        if twice & 0x81:
-            length, at = get_long(facts, at)
-            at += length
-        else:
-            at += 1 + (twice >> 1)
+    at = _after_strings(facts, 2)
     twice = facts[at]
     if twice & 0x81:
         return get_string(facts, at)[0] == tenant
