@@ -65,8 +65,7 @@ def closing(acts: Sequence[Act]) -> Act | None:
 
 def state_of(acts: Sequence[Act]) -> DeadState:
     """The state of a dead letter about which this was done, the latest first."""
-    act = closing(acts)
-    return "open" if act is None or act.state == "skipped" else act.state
+    return next((act.state for act in acts if act.state != "skipped"), "open")
 
 
 def decode_dead_letter(value: bytes | None) -> DeadLetter:

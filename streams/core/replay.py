@@ -128,11 +128,10 @@ def doubled(order: Replay, others: Iterable[tuple[Replay, Progress | None]]) -> 
     if order.again:
         return None
     mine = _chosen(order.selection)
+    uncounted = ENDED if order.selection.source == "dead" else ENDED - {"done"}
     for other, progress in others:
         idle = other.wanted == "planned" or other.wanted == "cancelled"
-        over = progress is not None and progress.state in ENDED
-        if order.selection.source != "dead":
-            over = over and progress is not None and progress.state != "done"
+        over = progress is not None and progress.state in uncounted
         if other.id == order.id or idle or over or _chosen(other.selection) != mine:
             continue
         (since, until), (other_since, other_until) = _times(order), _times(other)
